@@ -10,13 +10,14 @@ mod client;
 mod tls;
 mod tokens;
 
-pub use client::{Caller, Client, Unrecognised};
-pub use tls::Certificate;
+pub use client::{Caller, Client, Recognised, Unrecognised};
+pub use tls::{Certificate, Trust};
 
 use crate::file_watch::FileIdentity;
 use crate::manifest::{Api, Manifest, Value};
 use crate::supervise::Held as _;
 use arc_swap::ArcSwap;
+use client::Credential;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use std::net::IpAddr;
@@ -24,12 +25,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tls::Identity;
 use tokens::Tokens;
+use tokio::sync::watch;
 
 /// The credentials of the API, as they are now.
 pub struct Access {
     current: ArcSwap<Current>,
     /// What they are made from. It is held while they are read again.
     source: Mutex<Source>,
+    /// Notified when they may have changed.
+    changes: watch::Sender<()>,
 }
 
 struct Source {
@@ -38,9 +42,12 @@ struct Source {
     read: Vec<(PathBuf, Option<FileIdentity>)>,
     /// The files as they were at the last look, if they differ. They are read once two looks have found the same.
     changing: Option<Vec<(PathBuf, Option<FileIdentity>)>>,
+    /// What was logged last.
+    told: Option<String>,
 }
 
 /// What requests and connections are checked by.
+#[derive(Default)]
 struct Current {
     /// Whether there are clients. Without any, everybody may do everything.
     has_clients: bool,
@@ -48,8 +55,8 @@ struct Current {
     tokens: Tokens,
     clients: Vec<Arc<Client>>,
     tls: Option<Identity>,
-    /// What is wrong, in sentences.
-    troubles: Vec<String>,
+    /// What can't be read, in sentences.
+    errors: Vec<String>,
 }
 
 /// The condition of the credentials.
@@ -59,6 +66,15 @@ pub struct Condition {
     pub error: Option<String>,
     /// When the certificate ends, in milliseconds since 1970.
     pub certificate_ends_ms: Option<u64>,
+}
+
+/// What a connection is secured by.
+#[derive(Clone)]
+pub struct Secured {
+    /// The settings of TLS.
+    pub config: Arc<ServerConfig>,
+    /// What identifies those whose certificates of clients it trusts.
+    pub trust: Trust,
 }
 
 /// Returns what is wrong with the credentials of a manifest.
@@ -73,16 +89,18 @@ impl Access {
     /// Reads the credentials. The errors say what can't be read or does not fit.
     pub fn open(settings: &Api) -> Result<Self, Vec<String>> {
         let read = identities(settings);
-        let (mut current, errors) = Current::read(settings, None);
-        if !errors.is_empty() {
-            return Err(errors);
+        let current = Current::read(settings, None);
+        if !current.errors.is_empty() {
+            return Err(current.errors);
         }
-        current.note_certificate();
-        for trouble in &current.troubles {
-            tracing::error!("{trouble}");
-        }
-        let source = Source { settings: settings.clone(), read, changing: None };
-        Ok(Self { current: ArcSwap::from_pointee(current), source: Mutex::new(source) })
+        let source = Source { settings: settings.clone(), read, changing: None, told: None };
+        let access = Self {
+            current: ArcSwap::from_pointee(current),
+            source: Mutex::new(source),
+            changes: watch::Sender::new(()),
+        };
+        access.tell(&mut access.source.held());
+        Ok(access)
     }
 
     /// Uses the credentials of other settings, which were checked. This blocks while files are read.
@@ -96,53 +114,70 @@ impl Access {
         self.read_again(&mut source);
     }
 
-    /// Reads the credentials again if a file has changed since. This blocks while files are looked at and read.
+    /// Reads the credentials again if a file has changed since, or could not be read. This blocks while files are looked at and read.
     pub fn refresh(&self) {
         let mut source = self.source.held();
         let found = identities(&source.settings);
         if found == source.read {
             source.changing = None;
+            if !self.current.load().errors.is_empty() {
+                self.read_again(&mut source);
+            }
         } else if source.changing.as_ref() == Some(&found) {
             self.read_again(&mut source);
         } else {
             source.changing = Some(found);
         }
-        let current = self.current.load();
-        if let Some(identity) = current.tls.as_ref().filter(|_| current.troubles.is_empty())
-            && let Some(trouble) = identity.certificate.trouble(crate::clock::machine_ms())
-        {
-            tracing::error!("{trouble}");
-            self.current.store(Arc::new(Current { troubles: vec![trouble], ..Current::clone(&current) }));
-        }
+        self.tell(&mut source);
     }
 
     fn read_again(&self, source: &mut Source) {
         let found = identities(&source.settings);
         let before = self.current.load();
-        let (mut current, errors) = Current::read(&source.settings, Some(&before));
+        let current = Current::read(&source.settings, Some(&before));
+        // What still can't be read is tried again and again, which nobody needs to know.
+        if current.errors.is_empty() {
+            tracing::info!("the tokens and certificates of the API were read again");
+        }
         source.read = found;
         source.changing = None;
-        current.troubles = errors;
-        current.note_certificate();
-        match current.troubles.is_empty() {
-            true => tracing::info!("the tokens and certificates of the API were read again"),
-            false => current.troubles.iter().for_each(|trouble| tracing::error!("{trouble}")),
-        }
         self.current.store(Arc::new(current));
+        self.changes.send_replace(());
+    }
+
+    /// Logs what is wrong, if that is news.
+    fn tell(&self, source: &mut Source) {
+        let error = self.condition().error;
+        if source.told != error {
+            if let Some(error) = &error {
+                tracing::error!("{error}");
+            }
+            source.told = error;
+        }
     }
 
     /// Returns what is wrong, and when the certificate ends.
     pub fn condition(&self) -> Condition {
         let current = self.current.load();
+        let certificate = current.tls.as_ref().map(|identity| &identity.certificate);
+        let of_certificate = certificate.and_then(|certificate| certificate.trouble(crate::clock::machine_ms()));
+        let errors: Vec<String> = current.errors.iter().cloned().chain(of_certificate).collect();
         Condition {
-            error: (!current.troubles.is_empty()).then(|| current.troubles.join("; ")),
-            certificate_ends_ms: current.tls.as_ref().map(|identity| identity.certificate.ends_ms),
+            error: (!errors.is_empty()).then(|| errors.join("; ")),
+            certificate_ends_ms: certificate.map(|certificate| certificate.ends_ms),
         }
     }
 
-    /// Returns the settings of TLS for a new connection; `None` serves plain HTTP.
-    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.current.load().tls.as_ref().map(|identity| identity.config.clone())
+    /// Returns what secures a new connection; `None` serves plain HTTP.
+    pub fn tls(&self) -> Option<Secured> {
+        let current = self.current.load();
+        let Identity { config, trust, .. } = current.tls.as_ref()?;
+        Some(Secured { config: config.clone(), trust: *trust })
+    }
+
+    /// Returns a receiver that is notified when credentials may have changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Whether a request may have this `host` or `host:port` in its `Host` header.
@@ -158,43 +193,47 @@ impl Access {
         }
     }
 
-    /// Recognises the sender of a request by the value of its `Authorization` header, or by the certificate of its connection.
+    /// Recognises the sender of a request by the value of its `Authorization` header, or by the certificate of its connection, which
+    /// was verified by those whom the connection trusts.
     pub fn recognise(
         &self,
         authorization: Option<&[u8]>,
-        certificate: Option<&CertificateDer<'_>>,
+        certificate: Option<(&Arc<CertificateDer<'static>>, Trust)>,
     ) -> Result<Caller, Unrecognised> {
         let current = self.current.load();
         if !current.has_clients {
             return Ok(Caller::Anyone);
         }
-        let client = match (authorization, certificate) {
+        let by = match (authorization, certificate) {
             (Some(authorization), _) => {
-                let token = tokens::bearer(authorization).ok_or(Unrecognised::NotBearer)?;
-                current.tokens.client(token).ok_or(Unrecognised::WrongToken)?
+                Credential::Token(tokens::digest(tokens::bearer(authorization).ok_or(Unrecognised::NotBearer)?))
             }
-            (None, Some(certificate)) => {
-                let is = |client: &&Arc<Client>| client.has_certificate(certificate);
-                current.clients.iter().find(is).ok_or(Unrecognised::UnknownCertificate)?
+            (None, Some((certificate, trust))) => {
+                // Whoever issued it may not be trusted any more.
+                if current.tls.as_ref().is_none_or(|identity| identity.trust != trust) {
+                    return Err(Unrecognised::OldConnection);
+                }
+                Credential::Certificate(certificate.clone())
             }
             (None, None) => return Err(Unrecognised::NoCredentials),
         };
-        Ok(Caller::Client(client.clone()))
+        current.caller(by)
     }
-}
 
-impl Clone for Current {
-    fn clone(&self) -> Self {
-        let Self { has_clients, hosts, tokens, clients, tls, troubles } = self;
-        let (hosts, tokens, clients) = (hosts.clone(), tokens.clone(), clients.clone());
-        Self { has_clients: *has_clients, hosts, tokens, clients, tls: tls.clone(), troubles: troubles.clone() }
+    /// Recognises a caller again, with the credentials as they are now. Nothing says that it is recognised no more.
+    pub fn again(&self, caller: &Caller) -> Option<Caller> {
+        let current = self.current.load();
+        match caller {
+            Caller::Client(found) => current.caller(found.by.clone()).ok(),
+            Caller::Anyone => (!current.has_clients).then_some(Caller::Anyone),
+        }
     }
 }
 
 impl Current {
-    /// Reads everything that can be read, and returns an error for everything else. What can't be read of the certificate stays as it
+    /// Reads everything that can be read, and notes an error for everything else. What can't be read of the certificate stays as it
     /// was before.
-    fn read(settings: &Api, before: Option<&Self>) -> (Self, Vec<String>) {
+    fn read(settings: &Api, before: Option<&Self>) -> Self {
         let mut errors = Vec::new();
         let tls = settings.tls.as_ref().and_then(|tls| {
             Identity::read(tls).map_err(|error| errors.push(error)).ok().or_else(|| before?.tls.clone())
@@ -204,20 +243,24 @@ impl Current {
         for (name, of_client) in &settings.clients {
             let client = Arc::new(Client::new(name, of_client, settings.name_clients));
             for (index, place) in of_client.tokens.iter().enumerate() {
-                if let Err(cause) = tokens.add(place, &client) {
+                if let Err(cause) = tokens.add(place, &client, before.map(|before| &before.tokens)) {
                     errors.push(format!("`api.clients.{name}.tokens[{index}]` {cause}"));
                 }
             }
             clients.push(client);
         }
-        let (has_clients, hosts) = (!clients.is_empty(), settings.hosts.clone());
-        (Self { has_clients, hosts, tokens, clients, tls, troubles: Vec::new() }, errors)
+        Self { has_clients: !clients.is_empty(), hosts: settings.hosts.clone(), tokens, clients, tls, errors }
     }
 
-    /// Adds what is wrong with the time of the certificate.
-    fn note_certificate(&mut self) {
-        let now_ms = crate::clock::machine_ms();
-        self.troubles.extend(self.tls.as_ref().and_then(|identity| identity.certificate.trouble(now_ms)));
+    fn caller(&self, by: Credential) -> Result<Caller, Unrecognised> {
+        let client = match &by {
+            Credential::Token(digest) => self.tokens.client(digest).ok_or(Unrecognised::WrongToken)?,
+            Credential::Certificate(certificate) => {
+                let is = |client: &&Arc<Client>| client.has_certificate(certificate);
+                self.clients.iter().find(is).ok_or(Unrecognised::UnknownCertificate)?
+            }
+        };
+        Ok(Caller::Client(Recognised { client: client.clone(), by }))
     }
 }
 

@@ -27,6 +27,7 @@ mod operations;
 mod problem;
 mod queries;
 mod requests;
+mod revocable;
 mod routes;
 mod searches;
 mod sse;
@@ -93,6 +94,8 @@ struct Shared {
     flows: Arc<Semaphore>,
     /// Room for the bodies of the requests that are being handled.
     bodies: body::Room,
+    /// Who may do what.
+    access: Arc<Access>,
     /// What clients changed.
     audit: Arc<AuditLog>,
     /// The OpenAPI document.
@@ -156,6 +159,7 @@ pub async fn serve(
         long_reads,
         flows,
         bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),
+        access: access.clone(),
         audit: AuditLog::new(&manifest.data),
         document: Arc::default(),
         closing: closing.clone(),

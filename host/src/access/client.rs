@@ -1,10 +1,11 @@
 //! A client of the API, and what it may do.
 
+use super::tokens::Digest;
 use crate::manifest::{ApiClient, Scope, Scopes};
-use rustls::client::verify_server_name;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// A client that the manifest names.
 #[derive(Debug)]
@@ -16,7 +17,16 @@ pub struct Client {
     scopes: Scopes,
     aggregates: Option<Vec<String>>,
     projections: Option<Vec<String>>,
-    certificate_names: Vec<ServerName<'static>>,
+    certificate_names: Vec<String>,
+}
+
+/// By what a client was recognised.
+#[derive(Clone, Debug)]
+pub(super) enum Credential {
+    /// The digest of its token.
+    Token(Digest),
+    /// Its certificate.
+    Certificate(Arc<CertificateDer<'static>>),
 }
 
 /// The sender of a request.
@@ -25,7 +35,14 @@ pub enum Caller {
     /// Whoever reaches the address, because the manifest names no clients.
     Anyone,
     /// A client that was recognised.
-    Client(Arc<Client>),
+    Client(Recognised),
+}
+
+/// A client that was recognised, and by what.
+#[derive(Clone, Debug)]
+pub struct Recognised {
+    pub(super) client: Arc<Client>,
+    pub(super) by: Credential,
 }
 
 /// The reason why the sender of a request is not recognised.
@@ -40,6 +57,9 @@ pub enum Unrecognised {
     /// No client has its token.
     #[error("no client has this token: it may be misspelt, or have been replaced by a newer one")]
     WrongToken,
+    /// Its connection was made when other issuers of certificates were trusted.
+    #[error("the issuers of certificates that the host trusts have changed: connect again")]
+    OldConnection,
     /// No client has a name of its certificate.
     #[error("no client has a name of this certificate in `certificate_names`, and the request has no token")]
     UnknownCertificate,
@@ -47,21 +67,25 @@ pub enum Unrecognised {
 
 impl Client {
     pub(super) fn new(name: &str, settings: &ApiClient, is_named: bool) -> Self {
-        let name_of = |name: &String| ServerName::try_from(name.clone()).ok();
         Self {
             name: name.into(),
             is_named,
             scopes: settings.scopes,
             aggregates: settings.aggregates.clone(),
             projections: settings.projections.clone(),
-            certificate_names: settings.certificate_names.iter().filter_map(name_of).collect(),
+            certificate_names: settings.certificate_names.clone(),
         }
     }
 
     /// Whether a certificate, which was verified, has one of the names of this client.
     pub(super) fn has_certificate(&self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok(certificate) = ParsedCertificate::try_from(certificate) else { return false };
-        self.certificate_names.iter().any(|name| verify_server_name(&certificate, name).is_ok())
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+        let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
+        // A wildcard is no name of a client: it would be many clients.
+        names.value.general_names.iter().any(|found| match found {
+            GeneralName::DNSName(found) => self.certificate_names.iter().any(|name| name.eq_ignore_ascii_case(found)),
+            _ => false,
+        })
     }
 }
 
@@ -70,14 +94,14 @@ impl Caller {
     pub fn name(&self) -> Option<&Arc<str>> {
         match self {
             Self::Anyone => None,
-            Self::Client(client) => Some(&client.name),
+            Self::Client(found) => Some(&found.client.name),
         }
     }
 
     /// Returns its name if its commands carry it.
     pub fn shown_name(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Client(client) if client.is_named => Some(&client.name),
+            Self::Client(found) if found.client.is_named => Some(&found.client.name),
             _ => None,
         }
     }
@@ -86,7 +110,7 @@ impl Caller {
     pub fn has(&self, scope: Scope) -> bool {
         match self {
             Self::Anyone => true,
-            Self::Client(client) => client.scopes.has(scope),
+            Self::Client(found) => found.client.scopes.has(scope),
         }
     }
 
@@ -94,7 +118,7 @@ impl Caller {
     pub fn aggregates(&self) -> Option<&[String]> {
         match self {
             Self::Anyone => None,
-            Self::Client(client) => client.aggregates.as_deref(),
+            Self::Client(found) => found.client.aggregates.as_deref(),
         }
     }
 
@@ -103,12 +127,30 @@ impl Caller {
         self.aggregates().is_none_or(|allowed| allowed.iter().any(|one| one == aggregate_type))
     }
 
+    /// Whether it is limited to the same aggregate types and projections as another caller.
+    pub fn has_same_limits(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Client(one), Self::Client(two)) => {
+                one.client.aggregates == two.client.aggregates && one.client.projections == two.client.projections
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether it is limited to some aggregate types or projections.
+    pub fn is_limited(&self) -> bool {
+        match self {
+            Self::Anyone => false,
+            Self::Client(found) => found.client.aggregates.is_some() || found.client.projections.is_some(),
+        }
+    }
+
     /// Whether it may ask a projection.
     pub fn may_ask(&self, projection: &str) -> bool {
         match self {
             Self::Anyone => true,
-            Self::Client(client) => {
-                client.projections.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == projection))
+            Self::Client(found) => {
+                found.client.projections.as_ref().is_none_or(|allowed| allowed.iter().any(|one| one == projection))
             }
         }
     }

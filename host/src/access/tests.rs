@@ -128,7 +128,7 @@ fn a_certificate_that_can_t_be_used_is_refused_at_a_start_and_replaces_none_late
     folder.certificate("other", "localhost", |_| {});
     let settings = folder.settings(TLS);
     let access = Access::open(&settings).unwrap();
-    let first = access.tls().unwrap();
+    let first = access.tls().unwrap().config;
     let good = fs::read(folder.0.path().join("host.pem")).unwrap();
     let other = fs::read(folder.0.path().join("other.pem")).unwrap();
     for (certificate, words) in [
@@ -140,13 +140,13 @@ fn a_certificate_that_can_t_be_used_is_refused_at_a_start_and_replaces_none_late
         let errors = Access::open(&settings).err().unwrap();
         assert!(errors.len() == 1 && errors[0].contains(words), "{errors:?}");
         looked_at(&access);
-        assert!(Arc::ptr_eq(&access.tls().unwrap(), &first), "the one before stays");
+        assert!(Arc::ptr_eq(&access.tls().unwrap().config, &first), "the one before stays");
         let error = access.condition().error.unwrap();
         assert!(error.contains(words), "{error}");
     }
     folder.write("host.pem", good);
     looked_at(&access);
-    assert!(!Arc::ptr_eq(&access.tls().unwrap(), &first));
+    assert!(!Arc::ptr_eq(&access.tls().unwrap().config, &first));
     assert_eq!(access.condition().error, None);
 }
 
@@ -187,12 +187,20 @@ fn a_client_is_recognised_by_a_name_of_its_certificate() {
         "{TLS}client_ca_file = 'ca.pem'\n[api.clients.till]\ncertificate_names = ['till.shop.example']\nscopes = ['read']\n"
     );
     let access = Access::open(&folder.settings(&text)).unwrap();
-    let name =
-        |certificate| access.recognise(None, Some(&certificate)).map(|caller| caller.name().unwrap().to_string());
+    let trust = access.tls().unwrap().trust;
+    let name = |certificate: CertificateDer<'static>| {
+        let caller = access.recognise(None, Some((&Arc::new(certificate), trust)));
+        caller.map(|caller| caller.name().unwrap().to_string())
+    };
     assert_eq!(name(of("till.shop.example")), Ok("till".to_owned()));
     assert_eq!(name(of("TILL.shop.example")), Ok("till".to_owned()));
-    assert_eq!(name(of("stall.shop.example")), Err(Unrecognised::UnknownCertificate));
-    let wrong = access.recognise(Some(b"Bearer no"), Some(&of("till.shop.example")));
+    for other in ["stall.shop.example", "*.shop.example", "till.shop.example.evil"] {
+        assert_eq!(name(of(other)), Err(Unrecognised::UnknownCertificate), "{other}");
+    }
+    let till = Arc::new(of("till.shop.example"));
+    let old = access.recognise(None, Some((&till, Trust::default())));
+    assert_eq!(old.unwrap_err(), Unrecognised::OldConnection);
+    let wrong = access.recognise(Some(b"Bearer no"), Some((&till, trust)));
     assert_eq!(wrong.unwrap_err(), Unrecognised::WrongToken, "a token that is sent must be valid");
 }
 
@@ -213,4 +221,28 @@ fn without_clients_everybody_may_do_everything() {
     let access = Access::open(&Api::default()).unwrap();
     let caller = access.recognise(None, None).unwrap();
     assert!(Scope::ALL.into_iter().all(|(_, scope)| caller.has(scope)) && caller.name().is_none());
+}
+
+#[test]
+fn a_caller_is_recognised_again_while_its_token_is_valid() {
+    let folder = Folder::new();
+    folder.write("new", TILL);
+    folder.write("old", OTHER);
+    folder.write("boss", "boss-token-0123456789");
+    let access = Access::open(&folder.settings(CLIENTS)).unwrap();
+    let mut changes = access.changes();
+    let caller = access.recognise(Some(format!("Bearer {OTHER}").as_bytes()), None).unwrap();
+    assert!(access.again(&caller).is_some_and(|now| now.has(Scope::Commands)));
+    fs::remove_file(folder.0.path().join("old")).unwrap();
+    looked_at(&access);
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    assert!(access.again(&caller).is_none());
+    // A file that is there and can't be read takes nothing away.
+    let new = access.recognise(Some(format!("Bearer {TILL}").as_bytes()), None).unwrap();
+    fs::remove_file(folder.0.path().join("new")).unwrap();
+    std::os::unix::fs::symlink("new", folder.0.path().join("new")).unwrap();
+    looked_at(&access);
+    assert!(access.again(&new).is_some(), "a link to itself can't be opened");
+    assert!(access.condition().error.unwrap().contains("tokens[0]"));
 }

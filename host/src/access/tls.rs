@@ -6,6 +6,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{Error, RootCertStore, ServerConfig};
+use sha2::{Digest as _, Sha256};
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +19,13 @@ const ENDS_SOON_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 #[derive(Clone)]
 pub(super) struct Identity {
     pub(super) config: Arc<ServerConfig>,
+    pub(super) trust: Trust,
     pub(super) certificate: Certificate,
 }
+
+/// What identifies those whose certificates of clients are trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trust([u8; 32]);
 
 /// The time for which a certificate is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +51,7 @@ impl Identity {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|cause| format!("`api.tls` can't be used: {cause}"))?;
+        let mut trust = Sha256::new();
         let builder = match &tls.client_ca_file {
             None => builder.with_no_client_auth(),
             Some(file) => {
@@ -52,6 +59,7 @@ impl Identity {
                 for certificate in certificates("client_ca_file", file)? {
                     let wrong =
                         |cause| unreadable("client_ca_file", file, &cause, "it must have certificates of issuers");
+                    trust.update(&certificate);
                     roots.add(certificate).map_err(wrong)?;
                 }
                 let verifier =
@@ -70,7 +78,7 @@ impl Identity {
             cause => unreadable("key_file", &tls.key_file, &cause, "use an RSA, ECDSA or Ed25519 key"),
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), certificate })
+        Ok(Self { config: Arc::new(config), trust: Trust(trust.finalize().into()), certificate })
     }
 }
 

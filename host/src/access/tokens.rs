@@ -4,6 +4,7 @@ use super::Client;
 use crate::manifest::Value;
 use crate::secret;
 use sha2::{Digest as _, Sha256};
+use std::io;
 use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
 
@@ -13,49 +14,73 @@ const TOKEN_BYTES_MIN: usize = 16;
 /// The longest token. A longer one hardly fits into a header.
 const TOKEN_BYTES_MAX: usize = 4_096;
 
-type Digest = [u8; 32];
+/// The digest of a token.
+pub(super) type Digest = [u8; 32];
 
-/// All valid tokens, each with its client.
+/// All valid tokens.
 #[derive(Clone, Default)]
-pub(super) struct Tokens(Vec<(Digest, Arc<Client>)>);
+pub(super) struct Tokens(Vec<Token>);
+
+#[derive(Clone)]
+struct Token {
+    digest: Digest,
+    client: Arc<Client>,
+    /// Where it is from.
+    place: Value,
+}
 
 impl Tokens {
-    /// Adds the token at a place. The error completes a sentence about the place, and does not show the token.
-    pub(super) fn add(&mut self, place: &Value, client: &Arc<Client>) -> Result<(), String> {
-        let token = secret::value(place)?;
-        let fits = token.bytes().all(is_of_token);
-        if !fits || !(TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len()) {
-            return Err(format!(
-                "is no token: it must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} letters, digits and the characters -._~+/= \
-                 on one line, such as the output of `openssl rand -hex 32`"
-            ));
-        }
-        let digest = digest(token.as_bytes());
-        if let Some(other) = self.find(&digest).filter(|other| other.name != client.name) {
+    /// Adds the token at a place. A token that was there before stays valid if its file is there and can't be read now. The error
+    /// completes a sentence about the place, and does not show the token.
+    pub(super) fn add(&mut self, place: &Value, client: &Arc<Client>, before: Option<&Self>) -> Result<(), String> {
+        let read = secret::value(place).and_then(|token| checked(&token));
+        let (digest, error) = match read {
+            Ok(digest) => (digest, Ok(())),
+            Err(error) => match before.and_then(|before| before.kept(place, client)) {
+                Some(digest) => (digest, Err(error)),
+                None => return Err(error),
+            },
+        };
+        if let Some(other) = self.client(&digest).filter(|other| other.name != client.name) {
             return Err(format!("is also a token of the client {}: give each client its own", other.name));
         }
-        self.0.push((digest, client.clone()));
-        Ok(())
+        self.0.push(Token { digest, client: client.clone(), place: place.clone() });
+        error
     }
 
-    /// Returns the client of a token.
-    pub(super) fn client(&self, token: &[u8]) -> Option<&Arc<Client>> {
-        self.find(&digest(token))
+    /// Returns the token that was at a place, if the place has one that can't be read at the moment.
+    fn kept(&self, place: &Value, client: &Client) -> Option<Digest> {
+        let Value::File(file) = place else { return None };
+        let is_unread = std::fs::File::open(file).is_err_and(|error| error.kind() != io::ErrorKind::NotFound);
+        let token = self.0.iter().find(|token| token.place == *place && token.client.name == client.name)?;
+        is_unread.then_some(token.digest)
     }
 
-    /// Compares with every token, whether or not one of them is found to be the same.
-    fn find(&self, digest: &Digest) -> Option<&Arc<Client>> {
+    /// Returns the client of a token. It compares with every token, whether or not one of them is found to be the same.
+    pub(super) fn client(&self, digest: &Digest) -> Option<&Arc<Client>> {
         let mut found = None;
-        for (other, client) in &self.0 {
-            if bool::from(digest.ct_eq(other)) {
-                found = Some(client);
+        for token in &self.0 {
+            if bool::from(digest.ct_eq(&token.digest)) {
+                found = Some(&token.client);
             }
         }
         found
     }
 }
 
-fn digest(token: &[u8]) -> Digest {
+fn checked(token: &str) -> Result<Digest, String> {
+    let fits = token.bytes().all(is_of_token) && (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len());
+    if fits {
+        return Ok(digest(token.as_bytes()));
+    }
+    Err(format!(
+        "is no token: it must have {TOKEN_BYTES_MIN} to {TOKEN_BYTES_MAX} letters, digits and the characters -._~+/= on one line, \
+         such as the output of `openssl rand -hex 32`"
+    ))
+}
+
+/// Returns the digest of a token.
+pub(super) fn digest(token: &[u8]) -> Digest {
     Sha256::digest(token).into()
 }
 

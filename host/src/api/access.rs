@@ -9,9 +9,11 @@ use super::answer::HttpError;
 use super::audit;
 use super::connections::Connection;
 use super::problem::ProblemType;
+use super::revocable::Revocable;
 use crate::access::{Access, Caller, Unrecognised};
 use crate::manifest::Scope;
 use axum::RequestPartsExt as _;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
@@ -27,7 +29,7 @@ pub(super) struct Sender(pub(super) Result<Caller, Unrecognised>);
 pub(super) async fn authenticate(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let connection = request.extensions().get::<Connection>();
-    let certificate = connection.and_then(|connection| connection.certificate.as_deref());
+    let certificate = connection.and_then(|connection| Some((connection.certificate.as_ref()?, connection.trust)));
     let sender = access.recognise(authorization, certificate);
     request.extensions_mut().insert(Sender(sender));
     next.run(request).await
@@ -39,9 +41,17 @@ pub(super) async fn require(State((server, scope)): State<(Server, Scope)>, requ
     match checked(&server, scope, request).await {
         Ok((caller, request)) => {
             let is_audited = scope >= Scope::Operate && request.method() == Method::POST;
-            match is_audited {
+            let answer = match is_audited {
                 true => audit::audited(&server, caller.name(), request, next).await,
                 false => next.run(request).await,
+            };
+            // An answer of unknown length may last as long as the client reads.
+            match (&caller, answer.body().size_hint().exact()) {
+                (Caller::Client(_), None) => {
+                    let access = server.access.clone();
+                    answer.map(|body| Body::new(Revocable::new(body, access, caller, scope)))
+                }
+                _ => answer,
             }
         }
         Err(refusal) => refusal,
@@ -111,7 +121,11 @@ fn unrecognised(reason: Unrecognised) -> Response {
         _ => "Bearer realm=\"wasmill\"",
     };
     let refusal = HttpError::new(ProblemType::Unauthorized, reason.to_string());
-    ([(header::WWW_AUTHENTICATE, challenge)], refusal).into_response()
+    let mut answer = ([(header::WWW_AUTHENTICATE, challenge)], refusal).into_response();
+    if reason == Unrecognised::OldConnection {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
 }
 
 fn forbidden(reason: &str, challenge: &str) -> Response {

@@ -47,6 +47,11 @@ impl HttpError {
         Self::new(ProblemType::NoSuchPath, format!("nothing is at {path}; GET /v1/openapi.json lists every path"))
     }
 
+    /// Makes the refusal of a request that nobody has checked. No route is without its check.
+    pub(super) fn unchecked() -> Self {
+        Self::new(ProblemType::HostFailed, "the host has not checked who sends the request")
+    }
+
     pub(super) fn body_too_long() -> Self {
         Self::new(ProblemType::BodyTooLong, "the body is longer than the manifest's `api.body_mib` allows")
     }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -72,7 +73,7 @@ impl AuditLog {
         text.push(b'\n');
         let mut open = self.file.held();
         // After an error the file is opened again, because its disk or folder may be another by then.
-        let mut file = match open.take() {
+        let mut file = match open.take().filter(|file| self.is_in_place(file)) {
             Some(file) => file,
             None => self.open()?,
         };
@@ -84,6 +85,15 @@ impl AuditLog {
         file.sync_data()?;
         *open = Some(file);
         Ok(())
+    }
+
+    /// Whether a file is still the one at the path. Somebody may have renamed or deleted it.
+    fn is_in_place(&self, file: &File) -> bool {
+        let identity = |about: &std::fs::Metadata| (about.dev(), about.ino());
+        match (file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(file), Ok(path)) => identity(&file) == identity(&path),
+            _ => false,
+        }
     }
 
     fn open(&self) -> io::Result<File> {
@@ -142,11 +152,18 @@ pub(super) async fn audited(server: &Server, client: Option<&Arc<str>>, request:
     let mut parts = parts;
     // What comes next must not wait for a body that was read.
     parts.headers.remove(axum::http::header::TRANSFER_ENCODING);
-    let answer = next.run(Request::from_parts(parts, Body::from(body))).await;
-    if let Err(error) = write(server, &id, What::Answer { status: answer.status().as_u16() }) {
-        tracing::error!("the answer to request {id} can't be written into the audit log: {error}");
-    }
-    answer
+    let server = server.clone();
+    // The change goes on if the client goes away, and so does the log.
+    let carried_out = tokio::spawn(async move {
+        let answer = next.run(Request::from_parts(parts, Body::from(body))).await;
+        if let Err(error) = write(&server, &id, What::Answer { status: answer.status().as_u16() }) {
+            tracing::error!("the answer to request {id} can't be written into the audit log: {error}");
+        }
+        answer
+    });
+    carried_out.await.unwrap_or_else(|_| {
+        HttpError::new(ProblemType::HostFailed, "the request failed; the log of the host says why").into_response()
+    })
 }
 
 /// Returns a body as JSON on one line, if it is short enough.

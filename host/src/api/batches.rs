@@ -76,7 +76,7 @@ pub(super) struct Nothing {}
 pub(super) async fn send(
     State(server): State<Server>,
     nothing: Result<Query<Nothing>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, HttpError> {
@@ -97,7 +97,7 @@ pub(super) async fn send(
         unsent: Unsent::default(),
         ended,
         is_gone: false,
-        caller: caller.map_or(Caller::Anyone, |Extension(caller)| caller),
+        caller,
         server,
         _permit: permit,
     };

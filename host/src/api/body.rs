@@ -11,7 +11,7 @@ use super::problem::ProblemType;
 use crate::supervise::Held as _;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use axum::http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
@@ -30,9 +30,27 @@ pub(super) struct Whole(pub(super) Bytes);
 /// Room for the bodies of the requests that are being handled, in kibibytes.
 pub(super) type Room = Arc<Semaphore>;
 
-/// The room that the body of a request takes, of which the length is not known before. It is held until the answer.
+/// The room that the body of a request takes. It is held until the answer.
 #[derive(Clone, Default)]
-struct Taken(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
+struct Taken(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Taken {
+    /// Takes room for all bytes that have come.
+    fn grow(&self, server: &Server, bytes: usize) -> Result<(), HttpError> {
+        let mut held = self.0.held();
+        let before = held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = bytes.div_ceil(1024).saturating_sub(before);
+        if more == 0 {
+            return Ok(());
+        }
+        let more = room(server, more)?;
+        match &mut *held {
+            Some(held) => held.merge(more),
+            None => *held = Some(more),
+        }
+        Ok(())
+    }
+}
 
 impl FromRequest<Server> for Whole {
     type Rejection = HttpError;
@@ -49,20 +67,20 @@ impl FromRequest<Server> for Whole {
     }
 }
 
-async fn whole(request: Request, server: &Server) -> Result<Bytes, HttpError> {
+async fn whole(mut request: Request, server: &Server) -> Result<Bytes, HttpError> {
     let max = server.settings.body_mib << 20;
     let length = length(&request);
-    let taken = request.extensions().get::<Taken>().cloned();
+    // Whoever reads the body a second time has it in memory already.
+    let taken = request.extensions_mut().remove::<Taken>();
     let mut body = request.into_body().into_data_stream();
-    let mut whole = BytesMut::with_capacity(length.unwrap_or(0).min(max));
+    let mut whole = BytesMut::new();
     while let Some(part) = body.next().await {
         let part = part.map_err(|_| HttpError::malformed("the body broke off before its end"))?;
         if whole.len() + part.len() > max {
             return Err(HttpError::body_too_long());
         }
         if let Some(taken) = &taken {
-            let permit = room(server, part.len())?;
-            taken.0.held().push(permit);
+            taken.grow(server, whole.len() + part.len())?;
         }
         if length == Some(part.len()) {
             return Ok(part);
@@ -77,9 +95,9 @@ fn length(request: &Request) -> Option<usize> {
     request.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Takes room for bytes of a body.
-fn room(server: &Server, bytes: usize) -> Result<OwnedSemaphorePermit, HttpError> {
-    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+/// Takes room for kibibytes of a body.
+fn room(server: &Server, kib: usize) -> Result<OwnedSemaphorePermit, HttpError> {
+    let kib = u32::try_from(kib).unwrap_or(u32::MAX);
     server.bodies.clone().try_acquire_many_owned(kib).map_err(|_| {
         server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
         let max = server.settings.in_flight_mib;
@@ -91,44 +109,42 @@ fn room(server: &Server, bytes: usize) -> Result<OwnedSemaphorePermit, HttpError
     })
 }
 
-/// Holds room for the body of a request until it is answered, and refuses a request whose header says that its body is too long. The
-/// body of a refused request is discarded first, so that the sender reads the answer.
+/// Holds the room that the body of a request takes until it is answered, and refuses a request whose header says that its body is too
+/// long. That body is discarded first, so that the sender reads the answer.
 pub(super) async fn limited(State(server): State<Server>, mut request: Request, next: Next) -> Response {
     let max = server.settings.body_mib << 20;
-    // Nobody waits for a body of somebody who is refused anyway.
-    if !matches!(request.extensions().get(), Some(Sender(Ok(_)))) {
+    // Nobody reads the body of somebody who is refused anyway, and that of a batch is not whole in memory at any time.
+    let is_known = matches!(request.extensions().get(), Some(Sender(Ok(_))));
+    if !is_known || is_stream(&request) {
         return next.run(request).await;
     }
-    let refusal = match length(&request) {
+    match length(&request) {
+        Some(length) if length > max => {}
         Some(0) => return next.run(request).await,
-        // Such a body is not whole in memory at any time.
-        _ if is_stream(&request) => return next.run(request).await,
-        Some(length) if length <= max => match room(&server, length) {
-            Ok(_permit) => return next.run(request).await,
-            Err(refusal) => refusal,
-        },
-        Some(_) => HttpError::body_too_long(),
-        None if request.headers().contains_key(TRANSFER_ENCODING) => {
+        None if !request.headers().contains_key(TRANSFER_ENCODING) => return next.run(request).await,
+        _ => {
             let taken = Taken::default();
             request.extensions_mut().insert(taken.clone());
             let answer = next.run(request).await;
             drop(taken);
             return answer;
         }
-        None => return next.run(request).await,
-    };
-    let discard = async {
-        let mut body = request.into_body().into_data_stream();
-        let mut left = DISCARDED_MAX;
-        while left > 0
-            && let Some(Ok(bytes)) = body.next().await
-        {
-            left = left.saturating_sub(bytes.len());
-        }
-    };
-    // If the sender is too slow, it is cut off.
-    let _ = tokio::time::timeout(Duration::from_secs(server.settings.idle_seconds), discard).await;
-    refusal.into_response()
+    }
+    // A sender that asks before it sends is not asked for what is discarded.
+    if !request.headers().contains_key(EXPECT) {
+        let discard = async {
+            let mut body = request.into_body().into_data_stream();
+            let mut left = DISCARDED_MAX;
+            while left > 0
+                && let Some(Ok(bytes)) = body.next().await
+            {
+                left = left.saturating_sub(bytes.len());
+            }
+        };
+        // If the sender is too slow, it is cut off.
+        let _ = tokio::time::timeout(Duration::from_secs(server.settings.idle_seconds), discard).await;
+    }
+    HttpError::body_too_long().into_response()
 }
 
 /// Whether the handler of a request takes its body line by line.

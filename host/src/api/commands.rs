@@ -91,7 +91,7 @@ pub(super) async fn send(State(server): State<Server>, request: Request) -> Resu
 /// taken from the request by hand, because the extractor of headers would copy them.
 async fn requested(server: &Server, request: Request) -> Result<(Command, Option<Duration>), HttpError> {
     let (mut parts, body) = request.into_parts();
-    let caller = parts.extensions.remove::<Caller>().unwrap_or(Caller::Anyone);
+    let caller = parts.extensions.remove::<Caller>().ok_or_else(HttpError::unchecked)?;
     let path = Path::<(String, String, String)>::from_request_parts(&mut parts, server).await;
     let wanted = Query::<Wanted>::from_request_parts(&mut parts, server).await;
     let headers = std::mem::take(&mut parts.headers);

@@ -8,7 +8,7 @@ use super::answer::HttpError;
 use super::heads::{Answering, Heads};
 use super::problem::{PROBLEM_JSON, Problem, ProblemType};
 use super::stall::Patient;
-use crate::access::Access;
+use crate::access::{Access, Secured, Trust};
 use crate::host::{Counted, Traffic};
 use crate::manifest;
 use crate::supervise::Held as _;
@@ -33,7 +33,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -57,6 +57,9 @@ const ROOM_LOOK: Duration = Duration::from_millis(100);
 /// The paths that are served beyond the limit.
 const PROBES: [&str; 3] = ["/v1/live", "/v1/ready", "/metrics"];
 
+/// How many bytes of a plain request to an address that serves TLS are read, so that the client gets the answer.
+const REST_BYTES: u64 = 64 << 10;
+
 /// The first byte of a TLS connection (RFC 8446, section 5.1: a handshake record).
 const HANDSHAKE: u8 = 22;
 
@@ -67,6 +70,8 @@ pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     /// The certificate of the client, which was verified.
     pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
+    /// By whom the certificate was verified.
+    pub(super) trust: Trust,
 }
 
 /// The part that accepts connections and serves them.
@@ -137,21 +142,22 @@ impl Connections {
 
     /// Serves until closing is requested, then lets running requests finish.
     pub(super) async fn serve(self, listener: TcpListener, mut closing: watch::Receiver<bool>) {
+        let taken = closing.clone();
         tokio::select! {
             _ = closing.wait_for(|closing| *closing) => {}
-            () = self.accept(&listener) => {}
+            () = self.accept(&listener, &taken) => {}
         }
         // From here on new connections are refused.
         drop(listener);
         self.open.shutdown().await;
     }
 
-    async fn accept(&self, listener: &TcpListener) {
+    async fn accept(&self, listener: &TcpListener, closing: &watch::Receiver<bool>) {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     let place = self.place().await;
-                    self.connected(stream, peer, place);
+                    self.connected(stream, peer, place, closing.clone());
                 }
                 // The client went away before it was accepted.
                 Err(cause)
@@ -205,7 +211,7 @@ impl Connections {
         longest.is_some()
     }
 
-    fn connected(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
+    fn connected(&self, stream: TcpStream, peer: SocketAddr, place: Place, closing: watch::Receiver<bool>) {
         if let Err(cause) = stream.set_nodelay(true) {
             tracing::debug!(%cause, "Nagle's algorithm stays on for a connection of the API");
         }
@@ -231,6 +237,7 @@ impl Connections {
             watcher: self.open.watcher(),
             tls: self.access.as_ref().and_then(|access| access.tls()),
             peer,
+            closing,
             head,
         };
         let traffic = self.traffic.clone();
@@ -239,10 +246,17 @@ impl Connections {
             let heads = served.heads.clone();
             let served = served.serve(stream);
             let served = match place.is_reserve {
-                false => tokio::select! {
-                    served = served => served,
-                    () = heads.asked_to_leave() => Err(Failed::MadeRoom),
-                },
+                false => {
+                    let mut served = std::pin::pin!(served);
+                    loop {
+                        tokio::select! {
+                            biased;
+                            ended = &mut served => break ended,
+                            // A request may have begun meanwhile.
+                            () = heads.asked_to_leave() => if heads.idle().is_some() { break Err(Failed::MadeRoom) },
+                        }
+                    }
+                }
                 // After this time it is closed in any case, to make room for the next probe.
                 true => tokio::time::timeout(PROBE_TIME_MAX, served).await.unwrap_or(Ok(())),
             };
@@ -308,8 +322,10 @@ struct Served {
     router: TowerToHyperService<Router>,
     heads: Arc<Heads>,
     watcher: hyper_util::server::graceful::Watcher,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Secured>,
     peer: SocketAddr,
+    /// A flag that turns true when no more requests are taken.
+    closing: watch::Receiver<bool>,
     /// The longest time of a handshake.
     head: Duration,
 }
@@ -317,9 +333,13 @@ struct Served {
 impl Served {
     async fn serve(self, stream: Patient<TcpStream>) -> Result<(), Failed> {
         match self.tls.clone() {
-            None => self.requests(stream, None).await,
-            Some(config) => {
-                let shaken = tokio::time::timeout(self.head, secured(stream, config)).await;
+            None => self.requests(stream, None, Trust::default()).await,
+            Some(Secured { config, trust }) => {
+                let mut closing = self.closing.clone();
+                let shaken = tokio::select! {
+                    shaken = tokio::time::timeout(self.head, secured(stream, config)) => shaken,
+                    _ = closing.wait_for(|closing| *closing) => return Ok(()),
+                };
                 let Some(stream) = shaken.unwrap_or_else(|_| {
                     Err(Failed::Handshake(format!(
                         "the handshake took longer than {:?} (api.header_seconds)",
@@ -331,7 +351,7 @@ impl Served {
                 };
                 let certificates = stream.get_ref().1.peer_certificates();
                 let certificate = certificates.and_then(|chain| chain.first()).map(|first| first.clone().into_owned());
-                self.requests(stream, certificate.map(Arc::new)).await
+                self.requests(stream, certificate.map(Arc::new), trust).await
             }
         }
     }
@@ -340,10 +360,11 @@ impl Served {
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         certificate: Option<Arc<CertificateDer<'static>>>,
+        trust: Trust,
     ) -> Result<(), Failed> {
         let Self { http, router, heads, watcher, peer, .. } = self;
         heads.begin();
-        let requests = Requests { router, heads, connection: Connection { peer, certificate } };
+        let requests = Requests { router, heads, connection: Connection { peer, certificate, trust } };
         watcher.watch(http.serve_connection(TokioIo::new(stream), requests)).await.map_err(Failed::Http)
     }
 }
@@ -362,6 +383,10 @@ async fn secured(
         _ if first[0].is_ascii_uppercase() => {
             stream.write_all(&tls_required()).await.map_err(failed)?;
             stream.shutdown().await.map_err(failed)?;
+            // What is not read would reset the connection, and the client would not see the answer.
+            let (mut from, mut to) = ((&mut stream).take(REST_BYTES), tokio::io::sink());
+            let rest = tokio::io::copy(&mut from, &mut to);
+            let _ = tokio::time::timeout(IDLE_MIN, rest).await;
             return Err(Failed::Handshake("it sent a plain HTTP request to an address that serves TLS".to_owned()));
         }
         _ => return Err(Failed::Handshake("it does not speak TLS".to_owned())),

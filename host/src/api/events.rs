@@ -93,13 +93,13 @@ impl Wanted {
 
 pub(super) async fn stream(
     State(server): State<Server>,
-    caller: Option<Extension<Caller>>,
+    Extension(caller): Extension<Caller>,
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
     let Query(wanted) = wanted?;
     let (filter, id) = (wanted.filter()?, wanted.id()?);
-    let filter = match caller.as_ref().and_then(|Extension(caller)| caller.aggregates()) {
+    let filter = match caller.aggregates() {
         Some(types) => filter.within(types),
         None => filter,
     };

@@ -25,6 +25,8 @@ pub(super) struct Heads {
     is_late: AtomicBool,
     /// Whether bytes have come that belong to no complete head, or to a handshake.
     has_begun: AtomicBool,
+    /// Whether bytes of an answer wait until the client reads.
+    has_unsent: AtomicBool,
     /// When the last answer was complete, in milliseconds since the connection was accepted.
     answered_ms: AtomicU64,
     accepted: OnceLock<Instant>,
@@ -49,11 +51,23 @@ impl Heads {
     /// Returns for how long the client has sent nothing and waited for nothing. `None` if it does either.
     pub(super) fn idle(&self) -> Option<Duration> {
         let is_busy = self.taken.load(Ordering::Acquire) != self.answered.load(Ordering::Acquire);
-        if is_busy || self.has_begun.load(Ordering::Acquire) {
+        if is_busy || self.has_begun.load(Ordering::Acquire) || self.has_unsent.load(Ordering::Acquire) {
             return None;
         }
         let since = Duration::from_millis(self.answered_ms.load(Ordering::Acquire));
         Some(self.age().saturating_sub(since))
+    }
+
+    /// Notes that bytes of an answer wait until the client reads.
+    pub(super) fn waits_for_reader(&self) {
+        self.has_unsent.store(true, Ordering::Release);
+    }
+
+    /// Notes that everything is sent.
+    pub(super) fn is_sent(&self) {
+        if self.has_unsent.swap(false, Ordering::AcqRel) {
+            self.answered_ms.store(self.age().as_millis() as u64, Ordering::Release);
+        }
     }
 
     fn age(&self) -> Duration {
@@ -138,6 +152,11 @@ impl HeadTime {
         Self { heads, time_max, deadline: None }
     }
 
+    /// Returns what the connection knows of its requests.
+    pub(super) fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
     /// Notes that bytes have come.
     pub(super) fn came(&mut self) {
         let taken = self.heads.taken.load(Ordering::Acquire);
@@ -186,6 +205,10 @@ mod tests {
         let request = heads.take();
         assert!(heads.idle().is_none(), "a request is being answered");
         drop(request);
+        assert!(heads.idle().is_some());
+        heads.waits_for_reader();
+        assert!(heads.idle().is_none(), "the client has not read its answer");
+        heads.is_sent();
         assert!(heads.idle().is_some());
     }
 

@@ -12,12 +12,13 @@ use super::Server;
 use super::answer::json;
 use super::problem::{PROBLEM_JSON, Problem, ProblemType};
 use super::routes::{self, Route};
+use crate::access::Caller;
 use crate::host::Host;
 use crate::manifest::Scope;
-use crate::status::PluginDescription;
+use crate::status::{PluginDescription, RoleDescription};
 use arc_swap::ArcSwapOption;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use components::Components;
 use operation::{Answer, Body, Content, LINES, MakeSchema, Operation};
@@ -52,8 +53,23 @@ impl Document {
     }
 }
 
-pub(super) async fn show(State(server): State<Server>) -> Response {
-    json(tokio::task::block_in_place(|| server.document.text(&server.host)))
+pub(super) async fn show(State(server): State<Server>, Extension(caller): Extension<Caller>) -> Response {
+    json(tokio::task::block_in_place(|| match caller.is_limited() {
+        false => server.document.text(&server.host),
+        true => document(&routes::all(), &of_client(server.host.descriptions(), &caller)).to_string().into(),
+    }))
+}
+
+/// Returns what plugins say about the aggregate types and projections that a client may use.
+fn of_client(mut plugins: Vec<PluginDescription>, caller: &Caller) -> Vec<PluginDescription> {
+    for plugin in &mut plugins {
+        plugin.roles.retain(|role| match role {
+            RoleDescription::Aggregate { aggregate_type, .. } => caller.may_use_aggregate(aggregate_type),
+            RoleDescription::Projection { name, .. } => caller.may_ask(name),
+            RoleDescription::Subscriber { .. } | RoleDescription::Saga { .. } => false,
+        });
+    }
+    plugins
 }
 
 /// Makes the document of routes and plugins.

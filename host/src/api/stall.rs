@@ -43,6 +43,7 @@ impl<S> Patient<S> {
             self.deadline = None;
             return written;
         }
+        self.head_time.heads().waits_for_reader();
         let time_max = self.time_max;
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max)));
         ready!(deadline.as_mut().poll(cx));
@@ -86,6 +87,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        // Nobody flushes before everything is written.
+        if flushed.is_ready() {
+            self.head_time.heads().is_sent();
+        }
         self.within(flushed, cx)
     }
 

@@ -61,9 +61,13 @@ impl Manifest {
         let keys_of = |section: &str| {
             let is_of =
                 |key: &str| key == section || key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
-            let needs_restart = |key: &str| is_of(key) && !is_applied_at_once(key);
-            let keys: Vec<String> =
-                differences.iter().filter(|found| needs_restart(&found.key)).map(|found| found.key.clone()).collect();
+            let of = |is_wanted: &dyn Fn(&str) -> bool| -> Vec<String> {
+                let found = differences.iter().filter(|found| is_of(&found.key) && is_wanted(&found.key));
+                found.map(|found| found.key.clone()).collect()
+            };
+            let keys = of(&|key| !is_applied_at_once(key));
+            // The first and the last client, and the whole certificate.
+            let keys = if keys.is_empty() { of(&|_| true) } else { keys };
             // The text of a section may be the same where a default or the command line makes the difference.
             if keys.is_empty() { vec![section.to_owned()] } else { keys }
         };

@@ -460,8 +460,8 @@ const REFUSED: &[(&str, &[&str])] = &[
     (
         "[api]\nhosts = ['*']\nname_clients = true",
         &[
-            "2:9: `api.hosts` allows any name, which needs a client in `api.clients`: otherwise web pages could use the API through \
-             a browser",
+            "2:9: `api.hosts` lets other machines in through a proxy, which needs a client in `api.clients`: otherwise everybody may do \
+             everything",
             "3:16: `api.name_clients` needs a client in `api.clients`",
         ],
     ),

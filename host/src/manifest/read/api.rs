@@ -70,10 +70,10 @@ fn refuse_contradictions(section: &Section<'_>, api: &Api) {
             &format!("is less than `body_mib`, which is {}: raise it, or lower that one", api.body_mib),
         );
     }
-    if api.clients.is_empty() && api.hosts.iter().any(|host| host == "*") && !is_written("clients") {
+    if api.clients.is_empty() && !api.hosts.is_empty() && !is_written("clients") {
         note(
             "hosts",
-            "allows any name, which needs a client in `api.clients`: otherwise web pages could use the API through a browser",
+            "lets other machines in through a proxy, which needs a client in `api.clients`: otherwise everybody may do everything",
         );
     }
     if api.clients.is_empty() && api.name_clients && !is_written("clients") {
@@ -198,7 +198,8 @@ fn dns_name(text: &str) -> Result<String, String> {
 /// Parses a name that a `Host` header may have: a name or an address, with or without a port.
 fn host(text: &str) -> Result<String, String> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-    match text == "*" || text.bytes().all(fits) {
+    let has_name = text.bytes().any(|byte| byte.is_ascii_alphanumeric());
+    match text == "*" || (has_name && text.bytes().all(fits)) {
         true => Ok(text.to_ascii_lowercase()),
         false => Err(format!(
             "must be a name such as \"shop.example\" or \"10.1.2.3:7310\", without a scheme, found {text:?}"
