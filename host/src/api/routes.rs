@@ -107,7 +107,8 @@ fn read() -> Vec<Route> {
             events::stream,
             says("events", "Returns recorded events: all from a position on, or those that a search finds.")
                 .query::<events::Wanted>()
-                .lines::<events::Line<'_>>(),
+                .lines::<events::Line<'_>>()
+                .text("text/event-stream"),
         ),
         get(
             "/v1/streams/{type}/{id}",

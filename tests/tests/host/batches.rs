@@ -177,7 +177,7 @@ fn a_line_may_be_as_long_as_a_body_and_a_batch_much_longer() {
     let answers = answers(&host, &(lines.concat() + &add("1", "")));
     let statuses: Vec<_> = answers.iter().map(|answer| answer["status"].as_u64().expect("a status")).collect();
     assert_eq!(statuses, [200, 413, 200, 413, 200, 413, 200]);
-    assert!(answers[1]["error"].as_str().is_some_and(|text| text.contains("api.body_mib")), "{:?}", answers[1]);
+    assert!(answers[1]["detail"].as_str().is_some_and(|text| text.contains("api.body_mib")), "{:?}", answers[1]);
     host.stop();
 }
 
