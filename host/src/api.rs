@@ -17,6 +17,7 @@ mod dead_letters;
 mod events;
 mod export;
 mod flows;
+mod front;
 mod guard;
 mod heads;
 mod histories;
@@ -49,7 +50,6 @@ use crate::supervise::Held as _;
 use answer::HttpError;
 use audit::AuditLog;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::HeaderValue;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
@@ -94,6 +94,8 @@ struct Shared {
     flows: Arc<Semaphore>,
     /// Room for the bodies of the requests that are being handled.
     bodies: body::Room,
+    /// The value of the header that names this process.
+    instance: HeaderValue,
     /// Who may do what.
     access: Arc<Access>,
     /// What clients changed.
@@ -159,6 +161,7 @@ pub async fn serve(
         long_reads,
         flows,
         bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),
+        instance: host.instance().parse().expect("a UUID is a header's value"),
         access: access.clone(),
         audit: AuditLog::new(&manifest.data),
         document: Arc::default(),
@@ -170,7 +173,7 @@ pub async fn serve(
         let router = probes_router(server.clone());
         Connections::new(settings, None, traffic.clone(), router).serve(listener, closing.clone())
     });
-    let connections = Connections::new(settings, Some(access.clone()), traffic, router(server, &access));
+    let connections = Connections::new(settings, Some(access.clone()), traffic, router(server));
     let asked = async move {
         shutdown.await;
         close.send_replace(true);
@@ -231,20 +234,11 @@ async fn out_of_patience(mut closing: watch::Receiver<bool>) {
     tokio::time::sleep(STOP_TIME_MAX).await;
 }
 
-fn router(server: Server, access: &Arc<Access>) -> Router {
-    let body_max = server.settings.body_mib << 20;
-    let instance = server.host.instance().parse::<HeaderValue>().expect("a UUID is a header's value");
+fn router(server: Server) -> Router {
     routes::router(&server)
         .method_not_allowed_fallback(async || HttpError::method_not_allowed())
         .fallback(async |uri: axum::http::Uri| HttpError::no_such_path(uri.path()))
-        // The first is the outermost. As one layer they cost less than one after the other.
-        .layer((
-            from_fn_with_state(instance, instance::name),
-            from_fn_with_state(access.clone(), guard::guard),
-            from_fn_with_state(access.clone(), access::authenticate),
-            from_fn_with_state(server.clone(), body::limited),
-            DefaultBodyLimit::max(body_max),
-        ))
+        .layer(from_fn_with_state(server.clone(), front::front))
         .with_state(server)
 }
 

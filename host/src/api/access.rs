@@ -18,7 +18,6 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The sender of a request, as far as it is recognised.
@@ -26,13 +25,12 @@ use std::sync::atomic::Ordering;
 pub(super) struct Sender(pub(super) Result<Caller, Unrecognised>);
 
 /// Notes who sends a request.
-pub(super) async fn authenticate(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+pub(super) fn authenticate(access: &Access, request: &mut Request) {
     let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let connection = request.extensions().get::<Connection>();
     let certificate = connection.and_then(|connection| Some((connection.certificate.as_ref()?, connection.trust)));
     let sender = access.recognise(authorization, certificate);
     request.extensions_mut().insert(Sender(sender));
-    next.run(request).await
 }
 
 /// Lets a request through if its sender has a scope, and may use what its path names. What changes the host is written into the

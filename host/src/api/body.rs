@@ -10,7 +10,7 @@ use super::batches;
 use super::problem::ProblemType;
 use crate::supervise::Held as _;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -111,7 +111,7 @@ fn room(server: &Server, kib: usize) -> Result<OwnedSemaphorePermit, HttpError> 
 
 /// Holds the room that the body of a request takes until it is answered, and refuses a request whose header says that its body is too
 /// long. That body is discarded first, so that the sender reads the answer.
-pub(super) async fn limited(State(server): State<Server>, mut request: Request, next: Next) -> Response {
+pub(super) async fn limited(server: &Server, mut request: Request, next: Next) -> Response {
     let max = server.settings.body_mib << 20;
     // Nobody reads the body of somebody who is refused anyway, and that of a batch is not whole in memory at any time.
     let is_known = matches!(request.extensions().get(), Some(Sender(Ok(_))));

@@ -17,14 +17,21 @@ use std::sync::Arc;
 const ONCE: [&str; 6] =
     ["host", "origin", "authorization", "idempotency-key", "x-expected-version", "x-correlation-id"];
 
+/// The guard as a layer of its own.
 pub(super) async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    if let Some(reason) = ambiguous(request.uri().path(), request.headers()) {
-        return HttpError::malformed(reason).into_response();
-    }
-    match foreign(request.headers(), |host| access.allows_host(host)) {
+    match refusal(&access, &request) {
         None => next.run(request).await,
-        Some(reason) => HttpError::new(ProblemType::ForeignRequest, reason).into_response(),
+        Some(refusal) => refusal.into_response(),
     }
+}
+
+/// Returns the refusal of a request that is ambiguous or foreign.
+pub(super) fn refusal(access: &Access, request: &Request) -> Option<HttpError> {
+    if let Some(reason) = ambiguous(request.uri().path(), request.headers()) {
+        return Some(HttpError::malformed(reason));
+    }
+    let reason = foreign(request.headers(), |host| access.allows_host(host))?;
+    Some(HttpError::new(ProblemType::ForeignRequest, reason))
 }
 
 /// Returns why a request is ambiguous, if it is.

@@ -6,22 +6,20 @@
 
 use super::answer::HttpError;
 use super::problem::ProblemType;
-use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::Response;
 
 /// The header that names a process, in requests and in answers.
 pub(crate) const INSTANCE: &str = "wasmill-instance";
 
-/// Refuses requests that name another process, and names this one in every answer.
-pub(super) async fn name(State(instance): State<HeaderValue>, request: Request, next: Next) -> Response {
-    let mut response = match request.headers().get(INSTANCE) {
-        Some(meant) if *meant != instance => another(meant).into_response(),
-        _ => next.run(request).await,
-    };
-    response.headers_mut().insert(HeaderName::from_static(INSTANCE), instance);
-    response
+/// Returns the refusal of a request that names another process.
+pub(super) fn misdirected(instance: &HeaderValue, headers: &HeaderMap) -> Option<HttpError> {
+    headers.get(INSTANCE).filter(|meant| *meant != instance).map(another)
+}
+
+/// Names this process in an answer.
+pub(super) fn name(instance: &HeaderValue, answer: &mut Response) {
+    answer.headers_mut().insert(HeaderName::from_static(INSTANCE), instance.clone());
 }
 
 fn another(meant: &HeaderValue) -> HttpError {

@@ -56,9 +56,10 @@ fn tokens_and_certificates_are_replaced_under_load_without_a_failed_request() {
                     if ends.load(Ordering::Relaxed) {
                         break;
                     }
+                    let item = json!({ "product_id": "3", "quantity": 1, "amount_cents": 50, "discount_cents": 0 });
                     let basket = json!({
-                        "household": format!("h{sender}"), "store": "1",
-                        "lines": [{ "product": "p", "quantity": 1, "cents": 100 }],
+                        "household_id": format!("h{sender}"), "store_id": "2", "placed_at": "2017-01-01T11:53:26Z",
+                        "items": [item],
                     });
                     let path = format!("{url}/v1/commands/order/p{sender}-{number}/CreateOrder");
                     let answer = client.post(&path, &basket, &[("host", "shop.example")]).expect("an answer");

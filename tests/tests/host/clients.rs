@@ -20,6 +20,11 @@ fn token(client: &str) -> String {
     format!("{client}-token-0123456789")
 }
 
+fn order() -> Value {
+    let item = json!({ "product_id": "3", "quantity": 1, "amount_cents": 50, "discount_cents": 0 });
+    json!({ "household_id": "1", "store_id": "2", "placed_at": "2017-01-01T11:53:26Z", "items": [item] })
+}
+
 fn manifest() -> String {
     let clients: String = CLIENTS
         .map(|(name, keys)| format!("[api.clients.{name}]\ntokens = [{{ file = 'tokens/{name}' }}]\n{keys}\n"))
@@ -140,7 +145,7 @@ fn a_limited_client_is_held_to_its_types_and_projections() {
     }
     assert_eq!(as_limited("POST", "/v1/queries/members/all").status, 404, "there is no such projection");
     for client in [&limited, &commands] {
-        let order = json!({ "household": "7", "store": "3", "lines": [{ "product": "1", "quantity": 1, "cents": 5 }] });
+        let order = order();
         let url = host.url(&format!("/v1/commands/order/{}/CreateOrder", &client[..3]));
         let answer = as_client(&host, Some(client)).post(&url, &order, &[]).expect("an answer");
         assert_ne!(answer.status, 403, "{}", answer.text);
@@ -231,11 +236,46 @@ fn what_is_changed_is_in_the_audit_log() {
 #[test]
 fn events_name_the_client_that_sent_their_command() {
     let host = setting().start();
-    let order = json!({ "household": "7", "store": "3", "lines": [{ "product": "1", "quantity": 1, "cents": 5 }] });
+    let order = order();
     let url = host.url("/v1/commands/order/1/CreateOrder");
     let sent = as_client(&host, Some(&token("commands"))).post(&url, &order, &[]).expect("an answer");
     assert_eq!(sent.status, 200, "{}", sent.text);
     let host = host.with_token(&token("read"));
     let events = host.events("order.*");
     assert_eq!(events[0]["headers"], json!([{ "name": "wasmill-client", "value": "commands" }]), "{events:?}");
+}
+
+#[test]
+fn a_stream_ends_with_the_token_that_opened_it() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let setting = setting();
+    let host = setting.start().with_token(&token("admin"));
+    let open = |client: &str, accept: &str| {
+        let mut stream = std::net::TcpStream::connect(host.address()).expect("connect");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("set a limit");
+        let token = token(client);
+        let request = format!(
+            "GET /v1/events?follow=true HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nAuthorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("ask");
+        let mut lines = BufReader::new(stream).lines();
+        let status = lines.next().expect("an answer").expect("an answer");
+        assert!(status.contains("200"), "{status}");
+        lines
+    };
+    let ended = [open("read", "*/*"), open("read", "text/event-stream")];
+    let mut stays = open("limited", "*/*");
+    host.until("they stream", |status| status["api"]["streams"] == 3);
+    setting.write("tokens/read", "another-token-0123456789");
+    host.until("the streams of the old token have ended", |status| status["api"]["streams"] == 1);
+    for lines in ended {
+        // The answer breaks off: its last chunk never comes.
+        let rest: Vec<String> = lines.map_while(Result::ok).collect();
+        assert!(rest.last().is_none_or(|last| last != "0"), "{rest:?}");
+    }
+    let order = order();
+    let url = host.url("/v1/commands/order/7/CreateOrder");
+    let sent = as_client(&host, Some(&token("commands"))).post(&url, &order, &[]).expect("an answer");
+    assert_eq!(sent.status, 200, "{}", sent.text);
+    assert!(stays.any(|line| line.expect("an event").contains("OrderCreated")), "the other stream goes on");
 }
