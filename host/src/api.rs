@@ -93,6 +93,8 @@ struct Shared {
     flows: Arc<Semaphore>,
     /// Room for the bodies of the requests that are being handled.
     bodies: body::Room,
+    /// The turn of the batch whose line finds no room there.
+    line_turn: batches::LineTurn,
     /// What clients changed.
     audit: Arc<AuditLog>,
     /// The OpenAPI document.
@@ -156,6 +158,7 @@ pub async fn serve(
         long_reads,
         flows,
         bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),
+        line_turn: Arc::new(Semaphore::new(1)),
         audit: AuditLog::new(&manifest.data),
         document: Arc::default(),
         closing: closing.clone(),
