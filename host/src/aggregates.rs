@@ -252,6 +252,11 @@ impl Aggregates {
         Self { ids, ..self }
     }
 
+    /// Returns the rule that ids must keep.
+    pub fn ids(&self) -> IdRule {
+        self.ids
+    }
+
     /// Changes which types are served, and how. A type that is removed finishes its pending commands. A type that is removed and
     /// served again takes commands all the time: they wait until the shards before have finished theirs, so that each aggregate is
     /// live in one place. This blocks until then, and does what the interlude says in between. After an error, none of the services

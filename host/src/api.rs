@@ -98,6 +98,8 @@ struct Shared {
     instance: HeaderValue,
     /// Who may do what.
     access: Arc<Access>,
+    /// The turn of the batch whose line finds no room there.
+    line_turn: batches::LineTurn,
     /// What clients changed.
     audit: Arc<AuditLog>,
     /// The OpenAPI document.
@@ -163,6 +165,7 @@ pub async fn serve(
         bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),
         instance: host.instance().parse().expect("a UUID is a header's value"),
         access: access.clone(),
+        line_turn: Arc::new(Semaphore::new(1)),
         audit: AuditLog::new(&manifest.data),
         document: Arc::default(),
         closing: closing.clone(),

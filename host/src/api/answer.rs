@@ -12,6 +12,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::error::Error;
 
+/// The most characters of a name that its refusal repeats.
+pub(super) const SHOWN_MAX: usize = 100;
+
 /// The reason why a request is refused.
 #[derive(Debug)]
 pub(super) struct HttpError {
@@ -36,7 +39,7 @@ impl HttpError {
     /// Makes the refusal of a name in the path that does not exist. `known` has the existing names.
     pub(super) fn unknown(kind: &str, name: &str, known: &[String]) -> Self {
         let known = if known.is_empty() { "there is none".to_owned() } else { format!("known: {}", known.join(", ")) };
-        Self::no_such_name(format!("no {kind} `{name}`; {known}"))
+        Self::no_such_name(format!("no {kind} `{}`; {known}", shown(name)))
     }
 
     pub(super) fn no_such_stream(stream: &StreamId) -> Self {
@@ -61,6 +64,14 @@ impl HttpError {
             ProblemType::MethodNotAllowed,
             "wrong method; the header Allow has those of this path, and GET /v1/openapi.json those of all paths",
         )
+    }
+}
+
+/// Makes a name fit for a refusal, which repeats it: what a terminal would obey is escaped, and a long name is cut.
+pub(super) fn shown(name: &str) -> String {
+    match name.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", escape(&name[..end])),
+        None => escape(name).into_owned(),
     }
 }
 
@@ -117,4 +128,18 @@ pub(super) struct Numbered {
 /// Makes an answer from bytes that are JSON already.
 pub(super) fn json(body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_does_not_repeat_a_long_or_hostile_name() {
+        let refusal = HttpError::unknown("source", &"é".repeat(5_000), &[]);
+        assert_eq!(refusal.detail, format!("no source `{}…`; there is none", "é".repeat(100)));
+        let refusal = HttpError::unknown("source", "a\u{1b}[2J\n", &["b".to_owned()]);
+        assert_eq!(refusal.detail, "no source `a\\u{1b}[2J\\n`; known: b");
+        assert_eq!(shown(&"x".repeat(100)), "x".repeat(100));
+    }
 }

@@ -2,12 +2,14 @@
 //!
 //! Body and answers stream at the same time. Answers come in the order of the lines. The commands of one aggregate are
 //! decided in the order of their lines, and those of others in parallel. Nothing here grows with the length of the body:
-//! if too many commands are under way, or if the client does not read its answers, no more of the body is read.
+//! if too many commands are under way, if the client does not read its answers, or if there is no room for what is held, no more of
+//! the body is read.
 //!
 //! One task serves a request, not its connection: if the client goes away, the lines that were read are still decided.
 
 mod lines;
 mod parsing;
+mod room;
 mod window;
 
 use super::answer::HttpError;
@@ -19,7 +21,7 @@ use crate::access::Caller;
 use crate::ack::Ack;
 use crate::host::Unqueued;
 use crate::model::Outcome;
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, header};
@@ -27,6 +29,8 @@ use axum::response::{IntoResponse, Response};
 use lines::{Line, Lines};
 pub(super) use parsing::LineCommand;
 use parsing::Names;
+pub(super) use room::LineTurn;
+use room::Share;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::VecDeque;
@@ -54,6 +58,12 @@ const BUSY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// The pause before a command is offered again to a shard whose queue is full.
 const FULL_PAUSE: Duration = Duration::from_millis(2);
+
+/// The number of commands that are offered again at a time after that.
+const OFFERED_AGAIN: usize = 64;
+
+/// The pause before a batch that found no room for more of its body asks again.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
 
 /// The size at which answers are handed to the connection in one piece.
 const PIECE_BYTES: usize = 64 << 10;
@@ -95,6 +105,7 @@ pub(super) async fn send(
         names: Names::default(),
         window: Window::default(),
         unsent: Unsent::default(),
+        share: Share::new(server.bodies.clone(), server.line_turn.clone()),
         ended,
         is_gone: false,
         caller,
@@ -146,6 +157,8 @@ struct Batch {
     names: Names,
     window: Window,
     unsent: Unsent,
+    /// The room for what is held.
+    share: Share,
     ended: mpsc::UnboundedSender<Ended>,
     /// Whether the client has gone away. What was read is then decided, and answered to nobody.
     is_gone: bool,
@@ -163,7 +176,7 @@ impl Batch {
         let (idle_time, mut closing) = (idle_time(&self.server), self.server.closing.clone());
         let mut closing = pin!(closing.wait_for(|closing| *closing));
         let mut idle = pin!(sleep(idle_time));
-        // Whether `idle` runs: it does while there is room for more of the body, and nothing comes.
+        // Whether `idle` runs: it does while only the client is waited for.
         let (mut is_idle, mut is_cut) = (false, false);
         loop {
             while let Ok((number, outcome)) = outcomes.try_recv() {
@@ -173,12 +186,13 @@ impl Batch {
             if self.is_over() {
                 break;
             }
-            let wants_body = self.lines.wants_body() && self.has_room();
-            if wants_body && !is_idle {
+            let (wants_body, has_no_room) = self.wants_body();
+            let was_idle = std::mem::replace(&mut is_idle, wants_body && self.has_answered());
+            if is_idle && !was_idle {
                 idle.as_mut().reset(Instant::now() + idle_time);
             }
-            is_idle = wants_body;
-            let due = self.due();
+            let room_due = has_no_room.then(|| Instant::now() + ROOM_PAUSE);
+            let due = self.due().into_iter().chain(room_due).min();
             tokio::select! {
                 biased;
                 Some((number, outcome)) = outcomes.recv() => self.end(number, outcome),
@@ -190,19 +204,24 @@ impl Batch {
                     is_idle = false;
                     self.arrived(piece);
                 }
-                () = &mut idle, if wants_body => {
+                () = &mut idle, if is_idle => {
                     is_cut = true;
                     let silent = silent(&self.server);
                     self.cut(silent);
                 }
                 _ = &mut closing, if !is_cut => {
                     is_cut = true;
+                    // All of it may have arrived, without its end having been asked for.
+                    if self.lines.wants_body() && body.is_end_stream() {
+                        self.lines.end();
+                    }
                     let text = "the host is stopping: send this line and those after it again";
                     self.cut(HttpError::new(ProblemType::HostStopping, text));
                 }
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
             }
         }
+        self.share.covers(0);
         drop(answers);
         if is_cut {
             // A client that is cut off while it writes does not see its answers.
@@ -213,11 +232,13 @@ impl Batch {
 
     /// Does all that can be done without waiting: it offers commands, answers lines, and takes more of them.
     fn advance(&mut self) {
+        self.window.resume(Instant::now);
+        self.window.again(OFFERED_AGAIN);
         loop {
             self.offer();
             self.answer();
             let mut has_taken = false;
-            while self.has_room()
+            while self.may_take()
                 && let Some(line) = self.lines.next()
             {
                 has_taken = true;
@@ -230,8 +251,33 @@ impl Batch {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// Whether another line may be taken. Without room they go one by one.
+    fn may_take(&mut self) -> bool {
+        let is_covered = self.is_covered();
+        self.is_within_limits() && (is_covered || self.has_answered())
+    }
+
+    /// Whether more of the body is to be read, and whether nothing but room is missing for that.
+    fn wants_body(&mut self) -> (bool, bool) {
+        if !self.lines.wants_body() || !self.is_within_limits() {
+            return (false, false);
+        }
+        let has_room = self.is_covered() || (self.has_answered() && self.share.may_exceed());
+        (has_room, !has_room)
+    }
+
+    fn is_within_limits(&self) -> bool {
         self.window.has_room() && self.unsent.bytes < UNSENT_BYTES_MAX
+    }
+
+    /// Whether there is room for what is held. It is taken, and what is not needed any more is given back.
+    fn is_covered(&mut self) -> bool {
+        self.share.covers(self.lines.bytes() + self.window.bytes() + self.unsent.bytes)
+    }
+
+    /// Whether all that was taken is answered, and was handed to the connection.
+    fn has_answered(&self) -> bool {
+        self.window.is_empty() && self.unsent.is_empty()
     }
 
     fn is_over(&self) -> bool {
@@ -240,7 +286,7 @@ impl Batch {
 
     /// Returns the time at which commands are to be offered again.
     fn due(&self) -> Option<Instant> {
-        if self.window.ready().is_some() { Some(Instant::now() + FULL_PAUSE) } else { self.window.due() }
+        if self.window.waits_for_room() { Some(Instant::now() + FULL_PAUSE) } else { self.window.due() }
     }
 
     /// Takes a line: as a command, or as a refusal.
@@ -249,7 +295,8 @@ impl Batch {
         let command = match line {
             Line::Empty => return,
             Line::Text(text) => {
-                parsing::command_of_line(&text, &mut self.names, self.server.host.clock(), &self.caller)
+                let (names, host) = (&mut self.names, &self.server.host);
+                parsing::command_of_line(&text, names, host.ids(), host.clock(), &self.caller)
             }
             Line::TooLong => {
                 let text = "the line is longer than the manifest's `api.body_mib` allows";
@@ -270,16 +317,15 @@ impl Batch {
         tracing::info!("line {line} of a batch is not a valid command: {}", refusal.detail);
     }
 
-    /// Offers the commands whose turn it is, until a queue is full.
+    /// Offers the commands whose turn it is. Those that find a queue full are set aside.
     fn offer(&mut self) {
-        self.window.resume(Instant::now);
         while let Some((number, command)) = self.window.ready() {
             let (command, ended) = (command.clone(), self.ended.clone());
             // An error means that the task has ended, with the runtime.
             let ack = Ack::new(move |outcome| drop(ended.send((number, outcome))));
             match self.server.host.offer(command.clone(), ack) {
                 Ok(()) => self.window.queued(),
-                Err(Unqueued::Full) => return,
+                Err(Unqueued::Full) => self.window.note_full(),
                 Err(Unqueued::Untaken(untaken)) => {
                     let refusal = refusal(untaken, &command.stream.aggregate_type);
                     self.window.queued();
@@ -324,10 +370,11 @@ impl Batch {
         }
     }
 
-    /// Takes no more of the body, and answers so in place of the next line.
+    /// Takes no more lines, and answers so in place of the next one. Nobody reads that if the client has gone away.
     fn cut(&mut self, refusal: HttpError) {
-        self.lines.cut();
-        self.window.push_refusal(self.lines.number() + 1, refusal);
+        if !self.is_gone {
+            cut(&mut self.lines, &mut self.window, refusal);
+        }
     }
 
     /// Goes on without the client.
@@ -339,9 +386,17 @@ impl Batch {
     }
 }
 
+/// Discards the lines that are not taken, and has the first of them refused. There is none if all of the body was taken.
+fn cut(lines: &mut Lines, window: &mut Window, refusal: HttpError) {
+    if !lines.are_over() {
+        lines.discard();
+        window.push_refusal(lines.number() + 1, refusal);
+    }
+}
+
 fn write_answer(to: &mut Vec<u8>, line: u64, answered: &Answered) {
     match answered {
-        Answered::Ended(command, outcome) => write_line(to, line, &command.id, outcome),
+        Answered::Ended(id, outcome) => write_line(to, line, id, outcome),
         Answered::Refused(refusal) => write_refused_line(to, line, refusal),
     }
 }
@@ -375,5 +430,62 @@ impl Unsent {
         let piece = self.pieces.pop_front().unwrap_or_else(|| std::mem::take(&mut self.last).into());
         self.bytes -= piece.len();
         piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Outcome;
+
+    fn stopping() -> HttpError {
+        HttpError::new(ProblemType::HostStopping, "the host is stopping")
+    }
+
+    /// Takes lines as long as the window has room.
+    fn take(lines: &mut Lines, window: &mut Window) {
+        while window.has_room()
+            && let Some(line) = lines.next()
+        {
+            let Line::Text(text) = line else { panic!("{line:?} is not a command") };
+            let text = std::str::from_utf8(&text).expect("text");
+            window.push(lines.number(), parsing::tests::parse(text).expect("a command").into());
+        }
+    }
+
+    #[test]
+    fn a_line_that_has_arrived_when_the_host_stops_is_refused_or_answered_but_not_both() {
+        let (mut lines, mut window) = (Lines::new(1 << 20), Window::default());
+        lines.add(Bytes::from("{\"type\":\"order\",\"aggregate_id\":\"1\",\"name\":\"Create\"}\n".repeat(3_000)));
+        take(&mut lines, &mut window);
+        let taken = lines.number();
+        assert!((1..3_000).contains(&taken), "{taken} lines are taken, all of them behind the first one");
+        cut(&mut lines, &mut window, stopping());
+        // Room for more, once the commands have ended.
+        let mut answered = Vec::new();
+        while let Some((number, _)) = window.ready() {
+            window.queued();
+            window.end(number, Outcome::Busy { retry_after_ms: 0 });
+            while let Some((line, answer)) = window.pop() {
+                answered.push((line, matches!(answer, Answered::Refused(_))));
+            }
+            take(&mut lines, &mut window);
+        }
+        let expected: Vec<_> = (1..=taken).map(|line| (line, false)).chain([(taken + 1, true)]).collect();
+        assert!(answered == expected && window.is_empty() && lines.are_over(), "{:?}", answered.last());
+    }
+
+    #[test]
+    fn a_body_that_was_taken_as_a_whole_is_not_cut() {
+        let (mut lines, mut window) = (Lines::new(1 << 20), Window::default());
+        lines.add(Bytes::from_static(b"{\"type\":\"order\",\"aggregate_id\":\"1\",\"name\":\"Create\"}"));
+        assert!(lines.next().is_none());
+        lines.end();
+        take(&mut lines, &mut window);
+        cut(&mut lines, &mut window, stopping());
+        window.queued();
+        window.end(0, Outcome::Busy { retry_after_ms: 0 });
+        let answered: Vec<_> = std::iter::from_fn(|| window.pop()).map(|(line, _)| line).collect();
+        assert_eq!(answered, [1]);
     }
 }

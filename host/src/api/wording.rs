@@ -2,7 +2,7 @@
 //!
 //! A text that is known becomes a sentence about the request. Of any other text only the place is kept.
 
-use super::answer::HttpError;
+use super::answer::{HttpError, shown};
 use crate::escape::escape;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
@@ -59,7 +59,8 @@ pub(super) fn body<T: DeserializeOwned>(body: &[u8], expected: &str) -> Result<T
     serde_json::from_slice(body).map_err(|cause| refused(no_such_body(&cause.to_string())))
 }
 
-fn no_json(cause: &serde_json::Error) -> String {
+/// Says where a text is no JSON, to complete a sentence about what it must be.
+pub(super) fn no_json(cause: &serde_json::Error) -> String {
     match (cause.classify(), cause.line(), cause.column()) {
         (Category::Eof, ..) => "; it ends too early".to_owned(),
         (_, 1, character) => format!("; it is no JSON at byte {character}"),
@@ -67,8 +68,9 @@ fn no_json(cause: &serde_json::Error) -> String {
     }
 }
 
-fn no_such_body(cause: &str) -> String {
-    let name = cause.split('`').nth(1).map(escape).unwrap_or_default();
+/// Says which member of an object is wrong, to complete a sentence about what it must be. `cause` is what the deserialiser says.
+pub(super) fn no_such_body(cause: &str) -> String {
+    let name = cause.split('`').nth(1).map(shown).unwrap_or_default();
     match cause {
         _ if cause.starts_with("missing field") => format!("; it lacks `{name}`"),
         _ if cause.starts_with("unknown field") || cause.starts_with("unknown variant") => {

@@ -12,6 +12,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use ureq::Timeout;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
@@ -154,11 +155,14 @@ impl Client {
         };
         if refused {
             let remedy = "start one with `wasmill run MANIFEST` or name it with --url";
-            return CommandFailure::failed(format!("no host answers at {url}: {remedy}"));
+            return CommandFailure::failed(format!("no host answers at {url}: {remedy}")).unsent();
         }
         match cause {
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                CommandFailure::usage(format!("{url} is not a URL: {cause}"))
+                CommandFailure::usage(format!("{url} is not a URL: {cause}")).unsent()
+            }
+            ureq::Error::HostNotFound | ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                CommandFailure::failed(format!("cannot talk to the host at {url}: {cause}")).unsent()
             }
             ureq::Error::Rustls(_) | ureq::Error::Tls(_) => CommandFailure::failed(insecure(url, &cause.to_string())),
             ureq::Error::Io(io) if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {

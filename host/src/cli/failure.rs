@@ -12,53 +12,65 @@ pub(super) struct CommandFailure {
     code: u8,
     /// The messages, one for each problem.
     texts: Vec<String>,
+    /// Whether it is certain that nothing of the request reached a host.
+    is_unsent: bool,
 }
 
 impl CommandFailure {
     /// Makes a failure for a request that failed or was refused.
     pub(super) fn failed(text: impl Into<String>) -> Self {
-        Self { code: 1, texts: vec![text.into()] }
+        Self { code: 1, texts: vec![text.into()], is_unsent: false }
+    }
+
+    /// Notes that nothing of the request reached a host.
+    pub(super) fn unsent(self) -> Self {
+        Self { is_unsent: true, ..self }
+    }
+
+    /// Whether it is certain that nothing of the request reached a host.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.is_unsent
     }
 
     /// Makes a failure for several problems.
     pub(super) fn all_failed(texts: Vec<String>) -> Self {
-        Self { code: 1, texts }
+        Self { code: 1, texts, is_unsent: false }
     }
 
     /// Makes a failure for a wrong command line or manifest.
     pub(super) fn usage(text: impl Into<String>) -> Self {
-        Self { code: 2, texts: vec![text.into()] }
+        Self { code: 2, texts: vec![text.into()], is_unsent: false }
     }
 
     /// Makes a failure for a host that must exit because another host has taken over its store.
     pub(super) fn taken_over(text: impl Into<String>) -> Self {
-        Self { code: TAKEN_OVER, texts: vec![text.into()] }
+        Self { code: TAKEN_OVER, texts: vec![text.into()], is_unsent: false }
     }
 
     /// Makes a failure whose message is already printed.
     pub(super) fn told() -> Self {
-        Self { code: 1, texts: Vec::new() }
+        Self { code: 1, texts: Vec::new(), is_unsent: false }
     }
 
     /// Makes a failure for output that nobody reads any more, as in `wasmill events | head`. The command then ends
     /// without an error message.
     pub(super) fn nobody_reads() -> Self {
-        Self { code: 0, texts: Vec::new() }
+        Self { code: 0, texts: Vec::new(), is_unsent: false }
     }
 
     /// Makes a failure for a request that is under way and was not done in time.
     pub(super) fn under_way(text: impl Into<String>) -> Self {
-        Self { code: UNDER_WAY, texts: vec![text.into()] }
+        Self { code: UNDER_WAY, texts: vec![text.into()], is_unsent: false }
     }
 
     /// Makes a failure for a request that was not done in time, which is already printed.
     pub(super) fn told_under_way() -> Self {
-        Self { code: UNDER_WAY, texts: Vec::new() }
+        Self { code: UNDER_WAY, texts: Vec::new(), is_unsent: false }
     }
 
     /// Makes a failure for a command that a signal interrupted.
     pub(super) fn interrupted() -> Self {
-        Self { code: INTERRUPTED, texts: vec!["interrupted".to_owned()] }
+        Self { code: INTERRUPTED, texts: vec!["interrupted".to_owned()], is_unsent: false }
     }
 
     /// Returns the messages, one per line.

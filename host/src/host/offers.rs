@@ -3,7 +3,7 @@
 use super::{Host, Untaken};
 use crate::ack::Ack;
 use crate::aggregates::{Inbox as _, Unaccepted};
-use crate::model::{Command, Outcome};
+use crate::model::{Command, IdRule, Outcome};
 use std::sync::Arc;
 
 /// Reason for which a command is not queued.
@@ -16,6 +16,11 @@ pub enum Unqueued {
 }
 
 impl Host {
+    /// Returns the rule that the ids of aggregates and the names of commands must keep. No shard takes a command that breaks it.
+    pub fn ids(&self) -> IdRule {
+        self.core.aggregates.ids()
+    }
+
     /// Queues a command and does not wait. The acknowledgement is given once the outcome is durable; if the command is not
     /// queued, it is never given. Commands to one aggregate are decided in the order in which they are queued. The caller
     /// counts the outcomes in [`traffic`](Self::traffic).

@@ -9,6 +9,9 @@ use wasmill_tests::raw::Exchange;
 use wasmill_tests::setting::{ORDERS, Setting};
 
 const CART: &str = "[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\n";
+/// A plugin with a command that takes 2.5 s.
+const MISBEHAVING: &str = "[plugins.misbehaving]\nfile = \"PLUGINS/misbehaving.wasm\"\nattempts_max = 1\n\
+                           [plugins.misbehaving.limits]\nevent_time_ms = 2500\n";
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 /// A line that adds something to a cart, with more members.
@@ -75,7 +78,7 @@ fn each_line_is_answered_in_order_as_a_single_command_would_be() {
     assert_eq!(answers[2]["outcome"], "malformed");
     assert!(answers[6]["remembered_from_ms"].is_u64() && answers[6]["position"] == 1, "{:?}", answers[6]);
     assert_eq!(answers[7]["outcome"], "id_reused");
-    for (at, words) in [(3, "JSON object"), (4, "order"), (5, "aggregate id is empty"), (8, "no member `colour`")] {
+    for (at, words) in [(3, "JSON object"), (4, "order"), (5, "aggregate id is empty"), (8, "it can't have `colour`")] {
         assert!(answers[at].to_string().contains(words), "{:?}", answers[at]);
     }
     // What the line says is what is recorded.
@@ -257,4 +260,83 @@ fn batches_have_a_number_and_end_with_the_host() {
     assert!(last.is_complete() && told[0].to_string().contains("the host is stopping"), "{told:?}");
     drop(last);
     assert_eq!(host.ended(), Some(0));
+}
+
+#[test]
+fn each_line_is_answered_once_although_the_host_stops() {
+    for is_whole in [false, true] {
+        let setting = Setting::new(CART);
+        let host = setting.start();
+        let lines: String = (0..3_000).map(|number| add(&(number % 10).to_string(), "")).collect();
+        let mut exchange = match is_whole {
+            true => Exchange::post(&host.address(), "/v1/commands", lines.as_bytes()),
+            false => begin(&host, CHUNKED),
+        };
+        if !is_whole {
+            exchange.write_chunk(lines.as_bytes());
+        }
+        assert_eq!(exchange.head().0, 200);
+        let mut answers = vec![parse(&exchange.line().expect("an answer"))];
+        host.terminate();
+        answers.extend(exchange.lines().iter().map(|line| parse(line)));
+        assert!(exchange.is_complete());
+        let numbers: Vec<_> = answers.iter().filter_map(|answer| answer["line"].as_u64()).collect();
+        assert_eq!(numbers, (1..=answers.len() as u64).collect::<Vec<_>>(), "{:?}", answers.last());
+        let refused = |answer: &Value| answer["type"] == "urn:problem-type:wasmill:host-stopping";
+        let count = answers.iter().filter(|answer| refused(answer)).count();
+        // Half a body has more lines to come, so one line is refused in any case, and it is the last.
+        assert_eq!(count, usize::from(!is_whole || answers.len() - count < 3_000), "{:?}", answers.last());
+        assert!(count == 0 || answers.last().is_some_and(refused), "{:?}", answers.last());
+        assert!(answers.len() <= 3_000 + usize::from(!is_whole));
+        drop(exchange);
+        assert_eq!(host.ended(), Some(0));
+    }
+}
+
+#[test]
+fn batches_of_long_lines_share_the_room_of_all_bodies() {
+    let setting = Setting::new(&format!("[api]\nbody_mib = 1\nin_flight_mib = 1\n{CART}"));
+    let host = setting.start();
+    let line = |cart: usize| {
+        let line = add(&cart.to_string(), "");
+        let (begin, end) = line.trim_end().split_at(1);
+        format!("{begin}{}{end}\n", " ".repeat((1 << 20) - line.len() + 1))
+    };
+    // Eight lines that have begun do not find room at the same time. All of them are completed nevertheless.
+    thread::scope(|scope| {
+        let senders: Vec<_> = (0..8)
+            .map(|cart| (&host, line(cart)))
+            .map(|(host, line)| scope.spawn(move || answers(host, &line.repeat(3))))
+            .collect();
+        for sender in senders {
+            let answers = sender.join().expect("no panic");
+            assert!(answers.len() == 3 && answers.iter().all(|answer| answer["status"] == 200), "{answers:?}");
+        }
+    });
+    // All of the room was given back.
+    let payload = r#"{"items":[{"product_id":"1","quantity":1,"amount_cents":5}]}"#;
+    let payload = format!("{payload}{}", " ".repeat((1 << 20) - payload.len()));
+    let mut single = Exchange::post(&host.address(), "/v1/commands/cart/single/AddItems", payload.as_bytes());
+    assert_eq!(single.head().0, 200);
+    drop(single);
+    host.stop();
+}
+
+#[test]
+fn a_client_that_waits_for_an_answer_is_not_silent() {
+    let setting = Setting::new(&format!("[api]\nidle_seconds = 1\n{MISBEHAVING}"));
+    let host = setting.start();
+    let mut exchange = begin(&host, CHUNKED);
+    exchange.write_chunk(b"{\"type\":\"misbehaving\",\"aggregate_id\":\"1\",\"name\":\"Loop\"}\n");
+    assert_eq!(exchange.head().0, 200);
+    // The command takes longer than the client may be silent. The time begins when nothing but the client is waited for.
+    let answer = parse(&exchange.line().expect("an answer"));
+    assert_eq!((&answer["line"], &answer["outcome"]), (&json!(1), &json!("failed")), "{answer}");
+    exchange.write_chunk(b"{\"type\":\"misbehaving\",\"aggregate_id\":\"2\",\"name\":\"Tell\"}\n");
+    let answer = parse(&exchange.line().expect("an answer"));
+    assert_eq!((&answer["line"], &answer["outcome"]), (&json!(2), &json!("rejected")), "{answer}");
+    let told = parse(&exchange.line().expect("an answer"));
+    assert_eq!((&told["line"], &told["status"]), (&json!(3), &json!(408)), "{told}");
+    assert!(exchange.line().is_none() && exchange.is_complete());
+    host.stop();
 }

@@ -66,6 +66,18 @@ impl Lines {
         self.end = End::Cut;
     }
 
+    /// Takes no more of the body, and none of the lines that have arrived and were not taken.
+    pub(super) fn discard(&mut self) {
+        (self.rest, self.begun) = Default::default();
+        self.is_too_long = false;
+        self.end = End::Cut;
+    }
+
+    /// Returns the bytes that have arrived and were not taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.rest.len() + self.begun.len()
+    }
+
     /// Whether the next piece of the body is needed.
     pub(super) fn wants_body(&self) -> bool {
         self.end == End::Ahead && self.rest.is_empty()
@@ -156,6 +168,24 @@ mod tests {
     fn half_a_line_of_a_body_that_broke_off_is_none() {
         assert_eq!(cut(9, [&b"ab\ncd"[..]], Lines::cut), [(1, text("ab"))]);
         assert_eq!(cut(1, [&b"ab"[..]], Lines::cut), []);
+    }
+
+    #[test]
+    fn what_is_discarded_is_not_taken() {
+        for end in [|_: &mut Lines| {}, Lines::end, Lines::cut] {
+            let mut lines = Lines::new(9);
+            lines.add(Bytes::from_static(b"a\nb\nc"));
+            assert_eq!((lines.next(), lines.bytes()), (Some(text("a")), 3));
+            end(&mut lines);
+            lines.discard();
+            assert!(lines.are_over() && !lines.wants_body() && lines.bytes() == 0);
+            assert_eq!((lines.next(), lines.number()), (None, 1));
+        }
+        let mut lines = Lines::new(9);
+        lines.add(Bytes::from_static(b"half"));
+        assert!(lines.next().is_none() && lines.bytes() == 4);
+        lines.discard();
+        assert!(lines.are_over() && lines.next().is_none());
     }
 
     proptest! {

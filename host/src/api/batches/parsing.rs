@@ -1,12 +1,14 @@
 //! A line of a batch as a command. The rules are those of a single command and its headers.
 
-use super::super::answer::HttpError;
+use super::super::answer::{HttpError, SHOWN_MAX, shown};
 use super::super::commands::{Said, checked_id, expected_version, made};
 use super::super::problem::ProblemType;
+use super::super::wording;
 use crate::access::Caller;
 use crate::clock::Clock;
 use crate::escape::escape;
-use crate::model::{Command, ExpectedVersion, StreamId, Version};
+use crate::model::{Command, ExpectedVersion, IdRule, StreamId, Version};
+use crate::names::Rule;
 use schemars::JsonSchema;
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, de};
@@ -16,11 +18,21 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-/// The most bytes of a line's content that a refusal repeats.
-const SHOWN_BYTES_MAX: usize = 400;
-
 /// The most names that are remembered.
 const NAMES: usize = 16;
+
+/// The most bytes of such a name. The names that plugins serve are not longer.
+const NAME_BYTES: usize = 128;
+
+/// What a line must be.
+const COMMAND: &str = "a JSON object with the members `type`, `aggregate_id` and `name`, and maybe `payload`, `idempotency_key`, \
+                       `correlation_id`, `expected_version`, `traceparent` and `tracestate`";
+
+/// What an expected version must be.
+const VERSION: &str = "a version, no-stream, stream-exists or any";
+
+/// How the words of this file about a member begin.
+const MEMBER: &str = "the member `";
 
 /// A command, as a line of a batch has it. Texts without escapes are borrowed from the line.
 #[derive(Deserialize, JsonSchema)]
@@ -80,7 +92,7 @@ impl<'de> Deserialize<'de> for Expected {
             type Value = Expected;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a version, no-stream, stream-exists or any")
+                f.write_str(VERSION)
             }
 
             fn visit_u64<E: de::Error>(self, version: u64) -> Result<Expected, E> {
@@ -88,12 +100,58 @@ impl<'de> Deserialize<'de> for Expected {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Expected, E> {
-                let shown: String = text.chars().take(SHOWN_BYTES_MAX / 4).collect();
-                let expected = if shown.len() < text.len() { expected_version(&shown) } else { expected_version(text) };
-                expected.map(Expected).map_err(|cause| E::custom(format_args!("the member `expected_version` {cause}")))
+                // No version is that long.
+                let text = text.char_indices().nth(SHOWN_MAX).map_or(text, |(end, _)| &text[..end]);
+                let expected = expected_version(text).map(Expected);
+                expected.map_err(|cause| E::custom(format_args!("{MEMBER}expected_version` {cause}")))
             }
         }
         from.deserialize_any(Expectation)
+    }
+}
+
+/// The members of a line as they stand there, to find out which one is wrong.
+#[derive(Deserialize)]
+struct Members<'l> {
+    #[serde(borrow, rename = "type")]
+    aggregate_type: Option<&'l RawValue>,
+    #[serde(borrow)]
+    aggregate_id: Option<&'l RawValue>,
+    #[serde(borrow)]
+    name: Option<&'l RawValue>,
+    #[serde(borrow)]
+    idempotency_key: Option<&'l RawValue>,
+    #[serde(borrow)]
+    correlation_id: Option<&'l RawValue>,
+    #[serde(borrow)]
+    expected_version: Option<&'l RawValue>,
+    #[serde(borrow)]
+    traceparent: Option<&'l RawValue>,
+    #[serde(borrow)]
+    tracestate: Option<&'l RawValue>,
+}
+
+impl Members<'_> {
+    /// Returns what is wrong with the type of a member.
+    fn wrong(&self) -> Option<String> {
+        let needed = [("type", self.aggregate_type), ("aggregate_id", self.aggregate_id), ("name", self.name)];
+        let more = [
+            ("idempotency_key", self.idempotency_key),
+            ("correlation_id", self.correlation_id),
+            ("traceparent", self.traceparent),
+            ("tracestate", self.tracestate),
+        ];
+        let is_text = |value: &RawValue| value.get().starts_with('"');
+        let other = needed.iter().chain(&more).find(|(_, value)| value.is_some_and(|value| !is_text(value)));
+        // `null` counts as absent here.
+        let null = || needed.iter().find(|(_, value)| value.is_none());
+        match (other, self.expected_version) {
+            (Some((name, _)), _) => Some(format!("{MEMBER}{name}` must be a text")),
+            (None, Some(version)) if !is_text(version) && version.get().parse::<u64>().is_err() => {
+                Some(format!("{MEMBER}expected_version` must be {VERSION}"))
+            }
+            _ => null().map(|(name, _)| format!("{MEMBER}{name}` must be a text")),
+        }
     }
 }
 
@@ -111,6 +169,9 @@ impl Names {
             return known.clone();
         }
         let name: Arc<str> = text.into();
+        if text.len() > NAME_BYTES {
+            return name;
+        }
         match self.known.get_mut(self.next) {
             Some(oldest) => *oldest = name.clone(),
             None => self.known.push(name.clone()),
@@ -124,21 +185,32 @@ impl Names {
 pub(super) fn command_of_line(
     line: &[u8],
     names: &mut Names,
+    ids: IdRule,
     clock: &Clock,
     caller: &Caller,
 ) -> Result<Command, HttpError> {
     let text = std::str::from_utf8(line).map_err(|_| HttpError::malformed("the line is not UTF-8"))?;
     // A list would do for serde, with the members in their order.
     if !text.trim_ascii_start().starts_with('{') {
-        return Err(HttpError::malformed("the line is not a command, which is a JSON object"));
+        return Err(HttpError::malformed(format!("the line must be {COMMAND}")));
     }
-    let line: LineCommand<'_> = serde_json::from_str(text).map_err(|cause| HttpError::malformed(reworded(&cause)))?;
+    let line: LineCommand<'_> =
+        serde_json::from_str(text).map_err(|cause| HttpError::malformed(reworded(text, &cause)))?;
     if !caller.may_use_aggregate(&line.aggregate_type) {
         let aggregate_type = shown(&line.aggregate_type);
         let text =
             format!("this client may not use the aggregate type `{aggregate_type}` (`aggregates` of the client)");
         return Err(HttpError::new(ProblemType::Forbidden, text));
     }
+    // A line may be long, so what can't be the name of anything is kept by nobody.
+    if !Rule::Part.allows(&line.aggregate_type) {
+        let aggregate_type = shown(&line.aggregate_type);
+        let rule = Rule::Part.in_words();
+        let text = format!("no plugin serves aggregates of type `{aggregate_type}`: the name of a type is {rule}");
+        return Err(HttpError::no_such_name(text));
+    }
+    let sound = ids.check("aggregate id", &line.aggregate_id);
+    sound.and_then(|()| ids.check("command name", &line.name)).map_err(HttpError::malformed)?;
     let said = Said {
         id: id("idempotency_key", line.idempotency_key.as_ref())?,
         correlation_id: id("correlation_id", line.correlation_id.as_ref())?,
@@ -157,7 +229,7 @@ fn id(member: &str, id: Option<&Text<'_>>) -> Result<Option<Arc<str>>, HttpError
         Some(id) => checked_id(id),
         None => Err("must be printable ASCII".to_owned()),
     };
-    checked.map(Some).map_err(|cause| HttpError::malformed(format!("the member `{member}` {cause}")))
+    checked.map(Some).map_err(|cause| HttpError::malformed(format!("{MEMBER}{member}` {cause}")))
 }
 
 /// Returns a text that could be the value of a header.
@@ -166,47 +238,33 @@ fn printable<'t>(Text(text): &'t Text<'_>) -> Option<&'t str> {
 }
 
 /// Says what is wrong with a line, in the words of the API.
-fn reworded(cause: &serde_json::Error) -> String {
-    let text = cause.to_string();
-    let text = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
-    let column = cause.column();
-    match cause.classify() {
-        Category::Data => {
-            let text = text
-                .replace("unknown field", "there is no member")
-                .replace(", expected one of", "; there are")
-                .replace("missing field", "it needs the member")
-                .replace("duplicate field", "there must be only one member");
-            format!("the line is not a command: {}", shown(&text))
-        }
-        Category::Eof => "the line is not JSON: it ends too early".to_owned(),
-        Category::Syntax | Category::Io => format!("the line is not JSON: {} at byte {column}", shown(text)),
+fn reworded(line: &str, cause: &serde_json::Error) -> String {
+    if cause.classify() != Category::Data {
+        return format!("the line must be {COMMAND}{}", wording::no_json(cause));
     }
-}
-
-/// Escapes what is of the line, and cuts a long text in its middle, because what is known stands at its end.
-fn shown(text: &str) -> String {
-    let text = escape(text).to_string();
-    if text.len() <= SHOWN_BYTES_MAX {
-        return text;
+    let said = cause.to_string();
+    if said.starts_with(MEMBER) {
+        let said = said.rsplit_once(" at line ").map_or(&*said, |(said, _)| said);
+        return escape(said).into_owned();
     }
-    let (mut begin, mut end) = (SHOWN_BYTES_MAX / 2, text.len() - SHOWN_BYTES_MAX / 2);
-    while !text.is_char_boundary(begin) {
-        begin -= 1;
+    let of_type = || serde_json::from_str::<Members<'_>>(line).ok()?.wrong();
+    match wording::no_such_body(&said) {
+        wrong if wrong.is_empty() => of_type().unwrap_or_else(|| format!("the line must be {COMMAND}")),
+        wrong => format!("the line must be {COMMAND}{wrong}"),
     }
-    while !text.is_char_boundary(end) {
-        end += 1;
-    }
-    format!("{}…{}", &text[..begin], &text[end..])
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(line: &str) -> Result<Command, HttpError> {
-        command_of_line(line.as_bytes(), &mut Names::default(), &Clock::system(), &Caller::Anyone)
+    pub(in super::super) fn parse(line: &str) -> Result<Command, HttpError> {
+        parse_bytes(line.as_bytes(), &mut Names::default())
+    }
+
+    fn parse_bytes(line: &[u8], names: &mut Names) -> Result<Command, HttpError> {
+        command_of_line(line, names, IdRule::default(), &Clock::system(), &Caller::Anyone)
     }
 
     #[test]
@@ -230,29 +288,53 @@ mod tests {
     #[test]
     fn what_is_no_command_is_told() {
         let with = |members: &str| format!(r#"{{"type":"order","aggregate_id":"1","name":"Create",{members}}}"#);
+        let named =
+            |of: &str, id: &str, name: &str| format!(r#"{{"type":"{of}","aggregate_id":"{id}","name":"{name}"}}"#);
         let long = with(&format!(r#""{}":1"#, "x".repeat(5_000)));
         for (line, text) in [
-            ("7", "the line is not a command, which is a JSON object"),
-            (r#"["order","1","Create"]"#, "the line is not a command, which is a JSON object"),
-            ("{", "the line is not JSON: it ends too early"),
-            (r#"{"type" "a"}"#, "the line is not JSON: expected `:` at byte 9"),
-            ("{} {}", "it needs the member `type`"),
-            (r#"{"type":"order"}"#, "the line is not a command: it needs the member `aggregate_id`"),
-            (r#"{"type":"order","type":"order"}"#, "there must be only one member `type`"),
-            (r#"{"type":7}"#, "the line is not a command: invalid type: integer `7`, expected a string"),
-            (&with(r#""typ\u001be":1"#), r"there is no member `typ\u{1b}e`; there are `type`, `aggregate_id`, `name`"),
-            (&long, "`correlation_id`, `expected_version`, `traceparent`, `tracestate`"),
+            ("7", "the line must be a JSON object with the members `type`, "),
+            (r#"["order","1","Create"]"#, "the line must be a JSON object with the members `type`, "),
+            ("{", "`tracestate`; it ends too early"),
+            (r#"{"type" "a"}"#, "`tracestate`; it is no JSON at byte 9"),
+            ("{} {}", "`tracestate`; it lacks `type`"),
+            (r#"{"type":"order"}"#, "`tracestate`; it lacks `aggregate_id`"),
+            (r#"{"type":"order","type":"order"}"#, "`tracestate`; it has `type` twice"),
+            (r#"{"type":7}"#, "the member `type` must be a text"),
+            (r#"{"type":7"#, "the line must be a JSON object with the members `type`, "),
+            (r#"{"type":"order","aggregate_id":null,"name":"Create"}"#, "the member `aggregate_id` must be a text"),
+            (&with(r#""idempotency_key":null,"tracestate":[]"#), "the member `tracestate` must be a text"),
+            (&with(r#""typ\u001be":1"#), r"`tracestate`; it can't have `typ\u{1b}e`"),
+            (&long, "xxx…`"),
             (&with(r#""idempotency_key":"""#), "the member `idempotency_key` must be 1 to 256 bytes long, found 0"),
             (&with(r#""correlation_id":"é""#), "the member `correlation_id` must be printable ASCII"),
-            (&with(r#""expected_version":-1"#), "expected a version, no-stream, stream-exists or any"),
+            (
+                &with(r#""expected_version":-1"#),
+                "the member `expected_version` must be a version, no-stream, stream-exists or any",
+            ),
+            (
+                &with(r#""expected_version":[]"#),
+                "the member `expected_version` must be a version, no-stream, stream-exists or any",
+            ),
             (
                 &with(r#""expected_version":"no""#),
                 "the member `expected_version` must be a version, no-stream, stream-exists or any, found \"no\"",
             ),
+            (&named("order", "", "Create"), "the aggregate id is empty"),
+            (&named("order", &"x".repeat(5_000), "Create"), "has 5000 bytes: it must be 1 to 512 bytes"),
+            (&named("order", "1", "\\n"), r"has the control character \u{a} at byte 0"),
         ] {
             let refusal = parse(line).unwrap_err();
             assert!(refusal.problem.status() == 400 && refusal.detail.contains(text), "{line}: {}", refusal.detail);
-            assert!(refusal.detail.len() < 2 * SHOWN_BYTES_MAX, "{}", refusal.detail);
+            assert!(refusal.detail.len() < 600, "{}", refusal.detail);
+            for word in ["invalid type", "invalid value", "expected `", "expected a string", "struct", "at line"] {
+                assert!(!refusal.detail.contains(word), "{}", refusal.detail);
+            }
+        }
+        // Nobody serves such a type, as with a single command.
+        for of in ["", "Order", &"x".repeat(5_000)] {
+            let refusal = parse(&named(of, "1", "Create")).unwrap_err();
+            assert!(refusal.problem.status() == 404 && refusal.detail.len() < 300, "{}", refusal.detail);
+            assert!(refusal.detail.contains("1 to 64 characters"), "{}", refusal.detail);
         }
         for (version, expected) in [
             (r#""no-stream""#, ExpectedVersion::NoStream),
@@ -262,7 +344,7 @@ mod tests {
             let command = parse(&with(&format!(r#""expected_version":{version}"#))).unwrap();
             assert_eq!(command.expected, Some(expected));
         }
-        let binary = command_of_line(b"\xff", &mut Names::default(), &Clock::system(), &Caller::Anyone);
+        let binary = parse_bytes(b"\xff", &mut Names::default());
         assert_eq!(binary.unwrap_err().problem.status(), 400);
     }
 
@@ -273,12 +355,28 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &names.get("a")));
         (0..NAMES).for_each(|number| _ = names.get(&number.to_string()));
         assert!(!Arc::ptr_eq(&first, &names.get("a")) && names.known.len() == NAMES);
+        let long = "x".repeat(NAME_BYTES + 1);
+        assert!(!Arc::ptr_eq(&names.get(&long), &names.get(&long)));
+        assert!(names.known.iter().all(|name| name.len() <= NAME_BYTES));
+    }
+
+    #[test]
+    fn what_is_refused_is_not_remembered() {
+        let mut names = Names::default();
+        for line in [
+            r#"{"type":"Order","aggregate_id":"1","name":"Create"}"#,
+            r#"{"type":"order","aggregate_id":"","name":"Create"}"#,
+            r#"{"type":"order","aggregate_id":"1","name":""}"#,
+        ] {
+            parse_bytes(line.as_bytes(), &mut names).unwrap_err();
+        }
+        assert!(names.known.is_empty());
     }
 
     proptest! {
         #[test]
         fn any_line_is_taken_or_refused(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = command_of_line(&line, &mut Names::default(), &Clock::system(), &Caller::Anyone);
+            let _ = parse_bytes(&line, &mut Names::default());
         }
     }
 }
