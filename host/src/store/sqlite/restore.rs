@@ -5,7 +5,7 @@
 //! the disk, the restore is decided, and whoever locks the store next moves what is not moved yet. Before that, the store is
 //! as it was. The marker names the folder for the old files, and goes last.
 
-use super::backup::pages;
+use super::backup::{REPLACED, Target, pages};
 use super::fault::{self, FaultPoint};
 use super::verify::{Report, verify};
 use super::{Error, files, schema};
@@ -60,7 +60,8 @@ impl Restore {
         let mode = fs::metadata(model).map_err(io_failed)?.permissions().mode() & 0o777;
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&copy).map_err(io_failed)?;
         let mut restore = Self { place: place.to_owned(), report: Report::default(), _lock: lock };
-        pages(&from, &copy, OpenFlags::empty(), &doing)?;
+        let into = Target { path: &copy, file: &file, flags: OpenFlags::empty() };
+        pages(&from, &into, &doing, &|| false)?;
         file.sync_all().map_err(io_failed)?;
         drop(file);
         restore.report = verify(&copy)?;
@@ -95,8 +96,8 @@ impl Restore {
     /// Makes the folder for the old files, and returns its name.
     fn make_aside(&self, now: &str) -> io::Result<String> {
         let name = |count: u32| match count {
-            1 => format!("replaced-{now}"),
-            count => format!("replaced-{now}-{count}"),
+            1 => format!("{REPLACED}{now}"),
+            count => format!("{REPLACED}{now}-{count}"),
         };
         for name in (1..SAME_NAMES).map(name) {
             match fs::create_dir(self.place.with_file_name(&name)) {
