@@ -145,6 +145,11 @@ pub(super) fn complete(place: &Path) -> Result<(), Error> {
     let (copy, aside) = (copy_of(place), place.with_file_name(aside));
     // Once the copy is in its place, the file there is the new one.
     if is_there(&copy) {
+        // Somebody may have removed the folder since. Without it, nothing could open the store any more.
+        match fs::create_dir(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
         for file in files_of(place) {
             if is_there(&file) {
                 fs::rename(&file, aside.join(file.file_name().unwrap_or_default())).map_err(failed)?;
@@ -162,11 +167,18 @@ pub(super) fn complete(place: &Path) -> Result<(), Error> {
     sync_folder_of(place).map_err(failed)
 }
 
-/// Keeps hosts away from a backup that is the store of another data folder. Fails if it is the store that is replaced.
+/// Keeps hosts away from a backup that is the store of another data folder. Fails if it is the store that is replaced, or is at
+/// the place of the copy, where it would be removed.
 fn lock_backup(backup: &Path, place: &Path) -> Result<Option<schema::Lock>, Error> {
     let place_of = |file: &Path| fs::metadata(file).ok().map(|found| (found.dev(), found.ino()));
     if place_of(backup).is_some() && place_of(backup) == place_of(place) {
         return Err(Error::Invalid(format!("{} is the store itself: name a copy of it", backup.display())));
+    }
+    if place_of(backup).is_some() && place_of(backup) == place_of(&copy_of(place)) {
+        return Err(Error::Invalid(format!(
+            "{} is at the place where a restore makes its copy: give it another name, such as copy.sqlite, and restore that",
+            backup.display()
+        )));
     }
     schema::lock_existing(backup)
 }
