@@ -64,7 +64,7 @@ use write_request::WriteRequest;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
-pub use import::{Begins, Imported, Importer};
+pub use import::{Begins, Imported, Importer, Parts};
 pub use inspection::inspect;
 pub(crate) use places::of_ledger;
 pub use places::{fact, places};
