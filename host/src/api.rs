@@ -88,6 +88,8 @@ struct Shared {
     pages: Arc<Semaphore>,
     /// One permit for each batch of commands.
     batches: Arc<Semaphore>,
+    /// One permit for the copy of the store that is being made.
+    backups: Arc<Semaphore>,
     /// Room for searches, traces and states, which read many events.
     long_reads: Arc<Semaphore>,
     /// Room for requests that wait for a flow.
@@ -160,6 +162,7 @@ pub async fn serve(
         streams,
         pages,
         batches,
+        backups: Arc::new(Semaphore::new(store::BACKUPS_MAX)),
         long_reads,
         flows,
         bodies: Arc::new(Semaphore::new(settings.in_flight_mib << 10)),

@@ -109,7 +109,9 @@ pub(super) async fn stream(
     if !wanted.is_search() {
         let mut after = Position(wanted.from.unwrap_or(1).saturating_sub(1));
         if form == Form::ServerSent {
-            after = after.max(sse::last_event_id(&headers)?);
+            let last = sse::last_event_id(&headers)?;
+            refuse_unknown(&server, last).await?;
+            after = after.max(last);
         }
         let reading = Reading::All { filter, after, follows };
         return send(&server, reading, limit, wanted.shape, form).await;
@@ -139,6 +141,26 @@ pub(super) async fn stream(
         left: search_max.unwrap_or(SEARCH_MAX),
     };
     send(&server, Reading::Search(search), limit, shape, Form::Lines).await
+}
+
+/// Refuses the id of a last event that this store does not have. A store that was restored from a backup records other events under
+/// the positions that such a client has seen, and the client would miss them.
+async fn refuse_unknown(server: &Server, last: Position) -> Result<(), HttpError> {
+    // The newest position is told a moment after its event can be read.
+    let newest = *server.host.store().head().borrow();
+    if last <= newest {
+        return Ok(());
+    }
+    let before = Position(last.0 - 1);
+    let page = server.host.read(move |reader| reader.read_all(before, &Filter::all(), 1)).await?;
+    if page.reached >= last {
+        return Ok(());
+    }
+    let text = format!(
+        "the header Last-Event-ID is {last}, and the newest event has position {newest}: the store is older than what the client has, as \
+         after a restore; forget what came from this store after the position that the backup had, and read again from there with `from`"
+    );
+    Err(HttpError::new(ProblemType::NotPossibleNow, text))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -356,7 +378,12 @@ impl Follower {
             let (events, text, rest);
             (events, text, rest, client) = self.read(client, end).await?;
             self.left = self.left.saturating_sub(events);
-            let gone = if events > 0 { !self.send(text).await } else { !self.beat().await };
+            let reached = match &client.reading {
+                Reading::All { after, .. } => *after,
+                // They have no heartbeats.
+                Reading::Search(_) | Reading::Stream { .. } => Position(0),
+            };
+            let gone = if events > 0 { !self.send(text).await } else { !self.beat(reached).await };
             let done = match (rest, &client.reading) {
                 _ if self.left == 0 => true,
                 (Rest::More, _) => self.lines.is_closed(),
@@ -382,11 +409,13 @@ impl Follower {
         sent
     }
 
-    /// Sends a heartbeat, if it is time for one. Returns false if the client has disconnected.
-    async fn beat(&mut self) -> bool {
+    /// Sends a heartbeat with the position that was reached, if it is time for one. Returns false if the client has disconnected.
+    async fn beat(&mut self, reached: Position) -> bool {
         match self.form {
             Form::ServerSent if self.sent.elapsed() >= sse::HEARTBEAT => {
-                self.send(Bytes::from_static(sse::HEARTBEAT_TEXT)).await
+                // A client may wait for positions that the store does not have yet. It has not reached them.
+                let newest = *self.head.borrow();
+                self.send(sse::heartbeat(reached.min(newest))).await
             }
             _ => true,
         }
@@ -429,7 +458,7 @@ impl Follower {
                 _ = self.closing.wait_for(|closing| *closing) => return false,
                 () = tokio::time::sleep_until(beat), if self.form == Form::ServerSent => {}
             }
-            if !self.beat().await {
+            if !self.beat(after).await {
                 return false;
             }
         }

@@ -51,15 +51,14 @@ pub(super) async fn export(State(server): State<Server>) -> Result<Response, Htt
                     return;
                 }
             };
-            let page = match page {
-                Ok(Some(page)) => page,
+            let (page, is_last) = match page {
+                Ok(Some(page)) => (page, false),
                 Ok(None) => return,
                 Err(cause) => {
                     tracing::error!(%cause, "an export of events failed");
                     // The status line is already sent, so the last line has the error.
                     let line = serde_json::json!({ "error": cause.to_string() }).to_string() + "\n";
-                    let _ = pages.send(Ok(line.into())).await;
-                    return;
+                    (line.into_bytes(), true)
                 }
             };
             let is_sent = tokio::select! {
@@ -67,7 +66,7 @@ pub(super) async fn export(State(server): State<Server>) -> Result<Response, Htt
                 // A host that stops does not wait for the client. The last line is missing then.
                 _ = closing.wait_for(|closing| *closing) => false,
             };
-            if !is_sent {
+            if is_last || !is_sent {
                 return;
             }
         }

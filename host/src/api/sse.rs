@@ -11,9 +11,6 @@ use std::time::Duration;
 /// The longest time without anything that is sent, so that client and proxies see that the connection lives.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// A comment, which clients skip.
-pub(super) const HEARTBEAT_TEXT: &[u8] = b":\n\n";
-
 const MEDIA_TYPE: &str = "text/event-stream";
 
 /// The header with the id of the last event that a client has.
@@ -65,6 +62,12 @@ pub(super) fn events(events: &[RecordedEvent], lines: &[u8]) -> Bytes {
     text.into()
 }
 
+/// Makes the text of a heartbeat: an id without data, which is no event. A client that is disconnected then resumes after this
+/// position, and what its filter left out is not read again.
+pub(super) fn heartbeat(reached: Position) -> Bytes {
+    format!("id: {reached}\n\n").into()
+}
+
 /// Makes the text of an error, from its line.
 pub(super) fn error(line: &str) -> String {
     format!("event: error\ndata: {line}\n")
@@ -90,6 +93,11 @@ mod tests {
         ] {
             assert_eq!(is_wanted(&with(header::ACCEPT, values)), expected, "{values:?}");
         }
+    }
+
+    #[test]
+    fn a_heartbeat_has_the_position_and_no_data() {
+        assert_eq!(heartbeat(Position(1_000)), "id: 1000\n\n");
     }
 
     #[test]

@@ -14,6 +14,9 @@ use axum::extract::{Path, Query, State};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+/// The most copies of the store that are made at the same time.
+pub(super) const BACKUPS_MAX: usize = 1;
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Depth {
@@ -47,7 +50,18 @@ pub(super) async fn backup(
     let Wanted { file } = wording::body(&body?.0, r#"JSON such as {"file":"copy.sqlite"} or {}"#)?;
     let name = file.map(|name| CopyName::parse(&name)).transpose();
     let name = name.map_err(|cause| HttpError::malformed(format!("`file` {cause}")))?;
-    Ok(Json(server.host.backup(name).await?))
+    let permit = server.backups.clone().try_acquire_owned().map_err(|_| {
+        let text = "another copy of the store is being made, and one is made at a time: try again when it has ended";
+        HttpError::new(ProblemType::NoRoom, text)
+    })?;
+    // A copy goes on if its client disconnects, so it keeps its permit on a task of its own.
+    let copying = tokio::spawn(async move {
+        let _permit = permit;
+        let closing = server.closing.clone();
+        server.host.backup(name, move || *closing.borrow()).await
+    });
+    let copied = copying.await.unwrap_or_else(|panic| Err(store::Error::Failed(format!("copying the store: {panic}"))));
+    Ok(Json(copied?))
 }
 
 pub(super) async fn show(State(server): State<Server>, stream: Stream) -> Result<Json<StreamStatus>, HttpError> {

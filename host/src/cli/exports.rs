@@ -52,12 +52,12 @@ pub(super) enum Command {
         /// The data folder, instead of the manifest's.
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
-        /// Where subscriptions begin for which the manifest has no `start`.
-        #[arg(long, value_name = "after|beginning", default_value = "after", hide_possible_values = true)]
-        subscriptions: Begin,
-        /// Where sinks of events begin for which the manifest has no `start`.
-        #[arg(long, value_name = "after|beginning", default_value = "after", hide_possible_values = true)]
-        sinks: Begin,
+        /// Where subscriptions begin, whatever the manifest says; without this, after the events unless it has a `start`.
+        #[arg(long, value_name = "after|beginning", hide_possible_values = true)]
+        subscriptions: Option<Begin>,
+        /// Where sinks of events begin, whatever the manifest says; without this, after the events unless it has a `start`.
+        #[arg(long, value_name = "after|beginning", hide_possible_values = true)]
+        sinks: Option<Begin>,
     },
 }
 
@@ -221,7 +221,7 @@ struct Report {
     notes: Vec<String>,
 }
 
-fn import(file: &Path, manifest: &Manifest, places: [Begin; 2], json: bool) -> Result<(), CommandFailure> {
+fn import(file: &Path, manifest: &Manifest, places: [Option<Begin>; 2], json: bool) -> Result<(), CommandFailure> {
     let shown = file.display().to_string();
     let nothing = |cause: &dyn std::fmt::Display| CommandFailure::failed(format!("{cause}; nothing was imported"));
     let data = &manifest.data;
@@ -233,7 +233,8 @@ fn import(file: &Path, manifest: &Manifest, places: [Begin; 2], json: bool) -> R
     let mut reading = Reading::begin(BufReader::with_capacity(1 << 20, input), rules).map_err(broken)?;
     let place = data.join(sqlite::FILE_NAME);
     let mut importer = Importer::begin(&place).map_err(|cause| nothing(&cause))?;
-    let begins = begins(manifest, places)?;
+    let subscribers = crate::host::subscribers(manifest).map_err(CommandFailure::all_failed)?;
+    let begins = begins(manifest, &subscribers, places);
     let started = Instant::now();
     let (from_store, to) = (reading.head().store.clone(), reading.head().to);
     let (mut events, mut archived_streams, mut progress) = (0, 0, Progress::new("imported", to));
@@ -250,20 +251,19 @@ fn import(file: &Path, manifest: &Manifest, places: [Begin; 2], json: bool) -> R
             }
         }
     }
-    let Imported { identity, position } =
-        importer.finish(&begins).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
+    let imported = importer.finish(&begins).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     let report = Report {
         file: shown,
         data: data.display().to_string(),
-        store: identity.to_string(),
+        store: imported.identity.to_string(),
         from_store,
         events,
         archived_streams,
-        position,
+        position: imported.position,
         elapsed_ms: started.elapsed().as_millis() as u64,
-        subscriptions: begins.subscriptions,
-        sinks: begins.sinks,
-        notes: notes(manifest),
+        notes: notes(manifest, &begins, &subscribers, &imported),
+        subscriptions: begins.after.subscriptions,
+        sinks: begins.after.sinks,
     };
     match json {
         true => output::line(&serde_json::json!(report).to_string()),
@@ -279,41 +279,70 @@ fn input(file: &Path) -> io::Result<Box<dyn Read>> {
     Ok(Box::new(File::open(file)?))
 }
 
-/// Returns the parts that begin after the events. A `start` in the manifest says where its part begins.
-fn begins(manifest: &Manifest, [subscriptions, sinks]: [Begin; 2]) -> Result<Begins, CommandFailure> {
-    let is_open = |name: &String| manifest.subscriptions.get(name).is_none_or(|settings| !settings.is_start_written);
-    let subscriptions = match subscriptions {
-        Begin::Beginning => Vec::new(),
-        Begin::After => {
-            let all = crate::host::subscribers(manifest).map_err(CommandFailure::all_failed)?;
-            all.into_iter().filter(is_open).collect()
+/// Returns the parts with a place. What the command says decides, then a `start` in the manifest; otherwise a part begins after
+/// the events.
+fn begins(manifest: &Manifest, subscribers: &[String], [subscriptions, sinks]: [Option<Begin>; 2]) -> Begins {
+    let is_written = |name: &String| manifest.subscriptions.get(name).is_some_and(|settings| settings.is_start_written);
+    let mut begins = Begins::default();
+    for name in subscribers {
+        match subscriptions {
+            Some(Begin::Beginning) => begins.at_first.subscriptions.push(name.clone()),
+            None if is_written(name) => {}
+            Some(Begin::After) | None => begins.after.subscriptions.push(name.clone()),
         }
-    };
-    let of_sinks = manifest.sinks.iter().filter(|(_, sink)| sinks == Begin::After && !sink.is_start_written);
-    Ok(Begins { subscriptions, sinks: of_sinks.map(|(name, _)| name.clone()).collect() })
+    }
+    for (name, sink) in &manifest.sinks {
+        match sinks {
+            Some(Begin::Beginning) => begins.at_first.sinks.push(name.clone()),
+            None if sink.is_start_written => {}
+            Some(Begin::After) | None => begins.after.sinks.push(name.clone()),
+        }
+    }
+    begins
 }
 
-/// Says which sources read records again whose effects may be among the events.
-fn notes(manifest: &Manifest) -> Vec<String> {
+/// Says which parts do again what may have been done already: those whose `start` in the manifest is before the end of the events,
+/// and sources.
+fn notes(manifest: &Manifest, begins: &Begins, subscribers: &[String], imported: &Imported) -> Vec<String> {
+    let Imported { position, sources: resumed, .. } = imported;
+    let is_among = |start: Start| start.checkpoint(Position(*position)).0 < *position;
     let path = manifest.path.display();
     let is_embedded = manifest.kafka.as_ref().is_some_and(|kafka| kafka.brokers == Brokers::Embedded);
     // The development broker keeps no records from one host to the next.
-    let starts = manifest.sources.iter().filter(|_| !is_embedded).filter(|(_, source)| !source.is_from_written);
+    let starts = manifest.sources.iter().filter(|_| !is_embedded);
+    let starts = starts.filter(|(name, source)| !source.is_from_written || resumed.contains(name));
     let sources = starts.map(|(name, _)| {
+        let (how, or) = match resumed.contains(name) {
+            true => ("resumes at the offsets of the empty store that was there", ""),
+            false => ("has no offsets in this store and reads its topics from the beginning", ", or write its `from`"),
+        };
         format!(
-            "source {name} has no offsets in this store and reads its topics from the beginning, so records whose effects are \
-             among these events take effect again: set where it resumes with `wasmill kafka offsets reset {name} --to PLACE --yes \
-             --manifest {path}`, or write its `from`"
+            "source {name} {how}, so records whose effects are among these events take effect again: set where it resumes with \
+             `wasmill kafka offsets reset {name} --to PLACE --yes --manifest {path}`{or}"
         )
     });
-    let published = |start: Start| start == Start::Beginning;
-    let sinks = manifest.sinks.iter().filter(|(_, sink)| sink.is_start_written && published(sink.start));
-    let sinks = sinks.map(|(name, _)| {
+    let handled = subscribers.iter().filter(|name| {
+        let Begins { after, at_first } = begins;
+        let is_open = !after.subscriptions.contains(name) && !at_first.subscriptions.contains(name);
+        is_open && manifest.subscriptions.get(*name).is_some_and(|settings| is_among(settings.start))
+    });
+    let subscriptions = handled.map(|name| {
         format!(
-            "sink {name} publishes these events, because the manifest says `start = \"beginning\"` in [sinks.{name}]"
+            "subscription {name} begins where the manifest says in its `start` of [subscriptions.{name}], so it handles events again \
+             that are among these: to prevent that, import into another folder with `--subscriptions after` before you start a host"
         )
     });
-    sources.chain(sinks).collect()
+    let published = manifest.sinks.iter().filter(|(name, sink)| {
+        let is_open = !begins.after.sinks.contains(name) && !begins.at_first.sinks.contains(name);
+        is_open && is_among(sink.start)
+    });
+    let sinks = published.map(|(name, _)| {
+        format!(
+            "sink {name} begins where the manifest says in its `start` of [sinks.{name}], so it publishes events again that are among \
+             these: to prevent that, import into another folder with `--sinks after` before you start a host"
+        )
+    });
+    sources.chain(subscriptions).chain(sinks).collect()
 }
 
 fn text(report: &Report) -> String {
@@ -390,23 +419,49 @@ impl<W: Write> Write for Counting<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sqlite::Parts;
 
     fn manifest(text: &str) -> Manifest {
         let text = format!("[kafka]\nbrokers = \"k:9092\"\n[plugins.p]\nfile = \"p.wasm\"\n{text}");
         Manifest::parse(&text, "m.toml".as_ref()).expect("a manifest")
     }
 
+    /// Ten events, with the offsets of these sources.
+    fn imported(sources: &[&str]) -> Imported {
+        let sources = sources.iter().map(|&name| name.to_owned()).collect();
+        Imported { identity: uuid::Uuid::nil(), position: 10, sources }
+    }
+
     #[test]
-    fn sinks_begin_after_the_events_unless_told_otherwise() {
-        let sink = |start: &str| manifest(&format!("[sinks.feed]\nevents = [\"**\"]\ntopic = \"t\"\n{start}\n"));
-        let begins = |start: &str, of_sinks| {
-            begins(&sink(start), [Begin::Beginning, of_sinks]).expect("no plugin is loaded").sinks
-        };
-        assert_eq!(begins("", Begin::After), ["feed"]);
-        assert!(begins("", Begin::Beginning).is_empty());
-        assert!(begins("start = \"beginning\"", Begin::After).is_empty(), "the manifest decides");
-        assert!(notes(&sink("start = \"beginning\""))[0].contains("publishes these events"));
-        assert!(notes(&sink("")).is_empty());
+    fn parts_begin_after_the_events_unless_told_otherwise() {
+        let subscribers = ["p".to_owned()];
+        for (written, told, after, at_first, is_noted) in [
+            ("", None, true, false, false),
+            ("", Some(Begin::After), true, false, false),
+            ("", Some(Begin::Beginning), false, true, false),
+            ("start = \"beginning\"", None, false, false, true),
+            ("start = 7", None, false, false, true),
+            ("start = 11", None, false, false, false),
+            ("start = \"now\"", None, false, false, false),
+            // The command wins over the manifest.
+            ("start = \"beginning\"", Some(Begin::After), true, false, false),
+            ("start = \"now\"", Some(Begin::Beginning), false, true, false),
+        ] {
+            let manifest = manifest(&format!(
+                "[sinks.feed]\nevents = [\"**\"]\ntopic = \"t\"\n{written}\n[subscriptions.p]\n{written}\n"
+            ));
+            let begins = begins(&manifest, &subscribers, [told; 2]);
+            let of = |parts: &Parts| (parts.subscriptions == ["p"], parts.sinks == ["feed"]);
+            assert_eq!(
+                (of(&begins.after), of(&begins.at_first)),
+                ((after, after), (at_first, at_first)),
+                "{written} {told:?}"
+            );
+            let notes = notes(&manifest, &begins, &subscribers, &imported(&[]));
+            let flags = ["`--subscriptions after`", "`--sinks after`"];
+            assert_eq!(notes.len(), if is_noted { 2 } else { 0 }, "{written} {told:?}: {notes:?}");
+            assert!(notes.iter().zip(flags).all(|(note, flag)| note.contains(flag)), "{notes:?}");
+        }
     }
 
     #[test]
@@ -414,9 +469,11 @@ mod tests {
         let source = |from: &str| {
             manifest(&format!("[sources.tills]\ntopic = \"t\"\naggregate = \"order\"\ncommand = \"Create\"\n{from}\n"))
         };
-        assert!(
-            notes(&source(""))[0].contains("`wasmill kafka offsets reset tills --to PLACE --yes --manifest m.toml`")
-        );
-        assert!(notes(&source("from = \"end\"")).is_empty());
+        let notes = |from: &str, resumed: &[&str]| notes(&source(from), &Begins::default(), &[], &imported(resumed));
+        let command = "`wasmill kafka offsets reset tills --to PLACE --yes --manifest m.toml`";
+        assert!(notes("", &[])[0].contains(command));
+        assert!(notes("from = \"end\"", &[]).is_empty());
+        let resumed = notes("from = \"end\"", &["tills"]);
+        assert!(resumed[0].contains("resumes at the offsets") && resumed[0].contains(command), "{resumed:?}");
     }
 }

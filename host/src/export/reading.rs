@@ -186,6 +186,10 @@ fn head(line: &[u8]) -> Result<Head, String> {
         ));
     }
     let head: Head = parsed(line)?;
+    // The hash is of the other lines, and this text is shown.
+    if Uuid::try_parse(&head.store).ok().is_none_or(|store| store.to_string() != head.store) {
+        return Err(format!("`store` must be the identity of a store, a UUID, found {}", shown(&head.store)));
+    }
     if head.from != 1 || head.to > GREATEST_NUMBER {
         return Err(format!("the range must begin with position 1, found {} to {}", head.from, head.to));
     }
@@ -472,6 +476,8 @@ mod tests {
             (text.replacen("\"time_ms\":5", "\"time_ms\":6", 1), "SHA-256"),
             (text.replacen("\"to\":5", "\"to\":6", 1), "first line says 6"),
             (text.replacen("\"from\":1", "\"from\":2", 1), "begin with position 1"),
+            (text.replacen("\"store\":\"0", "\"store\":\"\\u001b[2J", 1), "must be the identity of a store"),
+            (text.replacen("\"store\":\"0", "\"store\":\"", 1), "must be the identity of a store"),
             (format!("{text}{{}}\n"), "follows the last line"),
             (format!("{text}{text}"), "follows the last line"),
             (text.replacen("\"version\":1", "\"version\":1,\"colour\":1", 1), "unknown field `colour`"),
@@ -517,7 +523,7 @@ mod tests {
             let at = at.index(text.len());
             changed[at] = byte;
             let is_in_head = at < text.iter().position(|byte| *byte == b'\n').expect("a first line");
-            // The store that the first line names is for people.
+            // The first line may name another store, which is for people.
             if changed != text && !is_in_head {
                 prop_assert!(read(&changed).is_err());
             }

@@ -36,11 +36,15 @@ impl Host {
     }
 
     /// Copies the store into a new file of the folder of backups while it is in use. Without a name it gets one of the time
-    /// and the newest position.
-    pub async fn backup(&self, name: Option<CopyName>) -> Result<Backup, Error> {
+    /// and the newest position. It ends early, and leaves nothing, once `is_over` returns true.
+    pub async fn backup(
+        &self,
+        name: Option<CopyName>,
+        is_over: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Backup, Error> {
         let name = name.unwrap_or(CopyName::Made { now_ms: self.clock.now_ms() });
         let folder = self.parts().manifest.backups();
-        let backup = self.maintain(move |store| store.backup_in(&folder, &name)).await?;
+        let backup = self.maintain(move |store| store.backup_in(&folder, &name, &is_over)).await?;
         let Backup { file, position, bytes, elapsed_ms } = &backup;
         tracing::info!("copied the store up to position {position} to {file}: {bytes} bytes in {elapsed_ms} ms");
         Ok(backup)

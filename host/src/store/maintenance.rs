@@ -20,7 +20,9 @@ pub trait Maintenance: Send + Sync {
 
     /// Copies the store, as it is at one moment, into a new file of a folder, which is created if it is missing. Nothing
     /// outside of the folder is written, whatever the name is and whatever another process does to the folder meanwhile.
-    fn backup_in(&self, folder: &Path, name: &CopyName) -> Result<Backup, Error>;
+    /// Between two steps it looks whether `is_over` returns true. Then it removes the unfinished file, and fails with
+    /// [`Error::Closed`].
+    fn backup_in(&self, folder: &Path, name: &CopyName, is_over: &dyn Fn() -> bool) -> Result<Backup, Error>;
 
     /// Returns statistics. With `count` every event is read, which takes long on a large store.
     fn statistics(&self, count: bool) -> Result<Statistics, Error>;

@@ -64,7 +64,7 @@ use write_request::WriteRequest;
 
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
-pub use import::{Begins, Imported, Importer};
+pub use import::{Begins, Imported, Importer, Parts};
 pub use inspection::inspect;
 pub(crate) use places::of_ledger;
 pub use places::{fact, places};
@@ -348,8 +348,8 @@ impl Maintenance for SqliteStore {
         backup::copy(&schema::open_for_reading(&self.path)?, to)
     }
 
-    fn backup_in(&self, folder: &Path, name: &CopyName) -> Result<Backup, Error> {
-        backup_folder::copy(&schema::open_for_reading(&self.path)?, folder, name)
+    fn backup_in(&self, folder: &Path, name: &CopyName, is_over: &dyn Fn() -> bool) -> Result<Backup, Error> {
+        backup_folder::copy(&schema::open_for_reading(&self.path)?, folder, name, is_over)
     }
 
     fn statistics(&self, count: bool) -> Result<Statistics, Error> {

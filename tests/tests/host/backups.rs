@@ -61,6 +61,54 @@ fn a_backup_is_in_the_folder_of_backups_under_the_name_that_was_asked_for() {
 }
 
 #[test]
+fn a_folder_with_files_of_the_host_is_no_folder_of_backups() {
+    for folder in ["data", "data/read-models", "data/plugins/copies"] {
+        let setting = Setting::new(&format!("{ORDERS}[store]\nbackups = \"{folder}\"\n"));
+        let host = setting.start();
+        let refused = host.post("/v1/store/backup", &json!({ "file": "events-restoring.sqlite" }), &[]);
+        assert_eq!(refused.status, 422, "{folder}: {refused:?}");
+        assert!(refused.body.to_string().contains("the host keeps its own files there"), "{refused:?}");
+        assert!(!setting.path("data/events-restoring.sqlite").exists());
+        host.stop();
+    }
+}
+
+#[test]
+fn one_copy_is_made_at_a_time_and_a_host_that_stops_ends_it() {
+    let setting = Setting::new(ORDERS);
+    setting.start().stop();
+    // A copy rests a millisecond after each mebibyte, so that of a store with this filling takes a while.
+    let store = rusqlite::Connection::open(setting.path("data/events.sqlite")).expect("open the store");
+    store.execute_batch("CREATE TABLE filling (bytes)").expect("make a table");
+    for _ in 0..16 {
+        store.execute("INSERT INTO filling VALUES (zeroblob(16000000))", []).expect("fill the store");
+    }
+    store.close().expect("close the store");
+    let host = setting.start();
+    let names = || -> Vec<String> {
+        let Ok(entries) = fs::read_dir(setting.path("data/backups")) else { return Vec::new() };
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name")).collect()
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| host.post("/v1/store/backup", &json!({ "file": "first" }), &[]));
+        while names().is_empty() && !first.is_finished() {
+            std::thread::yield_now();
+        }
+        let second = host.post("/v1/store/backup", &json!({ "file": "second" }), &[]);
+        assert_eq!(
+            (second.status, &second.body["title"]),
+            (503, &json!("There is no room for the request")),
+            "{second:?}"
+        );
+        host.terminate();
+        let first = first.join().expect("an answer");
+        assert_eq!((first.status, &first.body["title"]), (503, &json!("The host is stopping")), "{first:?}");
+    });
+    assert_eq!(host.ended(), Some(0));
+    assert_eq!(names(), Vec::<String>::new(), "nothing is left of the copy");
+}
+
+#[test]
 fn no_name_leads_out_of_the_folder() {
     let setting = Setting::new(&format!("{ORDERS}[store]\nbackups = \"copies\"\n"));
     let host = setting.start();

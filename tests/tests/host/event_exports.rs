@@ -109,10 +109,17 @@ fn subscriptions_begin_at_the_beginning_if_they_are_told_to() {
         said(&setting.wasmill(&[&args[..], more].concat()))
     };
     assert_eq!(import("told", &["--subscriptions", "beginning"])["subscriptions"], json!([]));
-    assert_eq!(said(&setting.wasmill(&["store", "stats", "--data", "told", "--json"]))["subscriptions"], 0);
     let manifest = fs::read_to_string(setting.path("wasmill.toml")).expect("read the manifest");
     setting.manifest(&format!("{manifest}\n[subscriptions.notifier]\nstart = \"beginning\"\n"));
-    assert_eq!(import("written", &[])["subscriptions"], json!(["warehouse"]));
+    let written = import("written", &[]);
+    assert_eq!(written["subscriptions"], json!(["warehouse"]));
+    let notes = written["notes"].as_array().expect("notes");
+    let names = |note: &Value, what: &str| note.as_str().is_some_and(|note| note.contains(what));
+    assert!(notes.iter().any(|note| names(note, "notifier") && names(note, "`--subscriptions after`")), "{written}");
+    // The command wins over the manifest.
+    let after = import("after", &["--subscriptions", "after"]);
+    assert_eq!(after["subscriptions"], json!(["notifier", "warehouse"]));
+    assert!(!after["notes"].as_array().expect("notes").iter().any(|note| names(note, "notifier")), "{after}");
 }
 
 #[test]
@@ -164,12 +171,17 @@ fn a_damaged_file_leaves_the_folder_as_it_was() {
     host.stop();
 
     // A store that a host has only created is empty.
-    let other = Setting::new(ORDERS);
+    let yearly =
+        "[schedules.yearly]\naggregate = \"order\"\nid = \"1\"\ncron = \"0 0 1 1 *\"\ncommand = \"ConfirmOrder\"\n";
+    let other = Setting::new(&format!("{ORDERS}{yearly}"));
     other.start().crash();
     other.start().stop();
+    let ledgers = || said(&other.wasmill(&["store", "stats", "--data", "data", "--json"]))["ledgers"].clone();
+    assert_eq!(ledgers(), 1, "the schedule has begun");
     let imported =
         other.wasmill(&["events", "import", &setting.path("events.ndjson").to_string_lossy(), "wasmill.toml"]);
     assert!(imported.status.success(), "{imported:?}");
+    assert_eq!(ledgers(), 1, "the schedule has its place");
     let host = other.start();
     assert_eq!(host.events("**").len(), 20);
     host.stop();

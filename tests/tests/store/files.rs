@@ -222,7 +222,17 @@ fn a_file_that_its_log_does_not_fit_is_refused_and_left_as_it_is() {
 fn a_copy_takes_no_name_that_the_host_uses_in_its_folder() {
     let stored = Stored::new();
     let store = stored.open().unwrap();
-    for name in ["events.sqlite-journal", "events.sqlite-wal", "events.lock", "snapshots.sqlite", "host.json"] {
+    for name in [
+        "events.sqlite-journal",
+        "events.sqlite-wal",
+        "events.lock",
+        "events-restoring.sqlite",
+        "snapshots.sqlite",
+        "host.json",
+        "audit.1.jsonl",
+        "read-models",
+        "replaced-now",
+    ] {
         let refused = store.backup(&stored.folder.path().join(name)).unwrap_err().to_string();
         assert!(refused.contains(name) && refused.contains("choose another name"), "{refused}");
     }

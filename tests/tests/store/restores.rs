@@ -87,3 +87,25 @@ fn a_restore_that_is_given_up_leaves_nothing() {
     assert_eq!(std::fs::read(stored.file()).expect("read the store"), before);
     assert!(!stored.folder.path().join("events-restoring.sqlite").exists());
 }
+
+#[test]
+fn a_restore_is_completed_although_somebody_has_removed_the_folder_for_the_old_files() {
+    let (stored, copy, older, newest) = store_and_backup();
+    restore(&copy, &stored.file(), Some("restore-decided:1"));
+    let aside = stored.folder.path().join("replaced-now");
+    std::fs::remove_dir(&aside).expect("it is empty");
+    let store = stored.open().expect("open the store");
+    assert_eq!(*store.head().borrow(), older);
+    store.close();
+    assert_eq!(verify(&aside.join("events.sqlite")).expect("the old store is there").position, newest.0);
+}
+
+#[test]
+fn a_backup_at_the_place_of_the_copy_is_refused_and_kept() {
+    let (stored, copy, older, _) = store_and_backup();
+    let unlucky = stored.folder.path().join("events-restoring.sqlite");
+    std::fs::rename(&copy, &unlucky).expect("rename the backup");
+    let refused = Restore::prepare(&unlucky, &stored.file()).err().expect("it is refused").to_string();
+    assert!(refused.contains("give it another name"), "{refused}");
+    assert_eq!(verify(&unlucky).expect("it is there").position, older.0);
+}

@@ -3,11 +3,13 @@
 //! Whatever a client says, and whatever another process does to the folder meanwhile, the host writes nowhere else. The
 //! folder is opened once, and not through a symbolic link. Its files are created, named and deleted through this
 //! descriptor. SQLite alone opens a file by its path. So the file exists before, under a name that was never used, and
-//! SQLite follows no link and creates nothing. At the end the copy must be in the file of the descriptor. A file gets its
-//! name when it is complete and on the disk, and only if nothing has the name.
+//! SQLite follows no link and creates nothing, no log either. At the end the copy must be in the file of the descriptor. A file
+//! gets its name when it is complete and on the disk, and only if nothing has the name.
+//!
+//! The folder is not the data folder and is not in a folder of the host there, so no name in it means anything to the host.
 
 use super::Error;
-use super::backup::{exists, folder_of, is_used_by_the_host, pages, used_by_the_host};
+use super::backup::{Target, exists, folder_of, is_folder_of_the_host, pages};
 use crate::clock;
 use crate::store::{Backup, CopyName};
 use rusqlite::{Connection, OpenFlags};
@@ -22,33 +24,31 @@ use std::time::Instant;
 /// The number of copies that may have made names of the same second and position.
 const SAME_NAMES: u32 = 100;
 
-/// Copies the store that a connection sees into a new file of a folder.
-pub(super) fn copy(from: &Connection, folder: &Path, name: &CopyName) -> Result<Backup, Error> {
+/// Copies the store that a connection sees into a new file of a folder. If `is_over` returns true meanwhile, nothing is left.
+pub(super) fn copy(
+    from: &Connection,
+    folder: &Path,
+    name: &CopyName,
+    is_over: &dyn Fn() -> bool,
+) -> Result<Backup, Error> {
     let started = Instant::now();
     let store = Path::new(from.path().unwrap_or_default());
-    let folder = Folder::open(folder)?;
-    if let CopyName::Chosen(name) = name {
-        let to = folder.path.join(name);
-        if is_used_by_the_host(store, &to) {
-            return Err(used_by_the_host(&to));
-        }
-        // Nothing is copied for a name that is taken. That it is free until the end is not known.
-        if rustix::fs::statat(&folder.descriptor, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(exists(&to));
-        }
+    let folder = Folder::open(folder, folder_of(store))?;
+    // Nothing is copied for a name that is taken. That it is free until the end is not known.
+    if let CopyName::Chosen(name) = name
+        && rustix::fs::statat(&folder.descriptor, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    {
+        return Err(exists(&folder.path.join(name)));
     }
     let doing = format!("copying the store into the folder {}", folder.path.display());
     let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {error}"));
     // The copy gets the permissions of the store.
     let mode = fs::metadata(store).map_err(io_failed)?.permissions().mode();
     let unfinished = Unfinished::create(&folder, Mode::from_raw_mode(mode & 0o777)).map_err(io_failed)?;
-    let position = pages(from, &folder.path.join(&unfinished.name), OpenFlags::SQLITE_OPEN_NOFOLLOW, &doing)?;
+    let path = folder.path.join(&unfinished.name);
+    let into = Target { path: &path, file: &unfinished.file, flags: OpenFlags::SQLITE_OPEN_NOFOLLOW };
+    let position = pages(from, &into, &doing, is_over)?;
     let bytes = unfinished.file.metadata().map_err(io_failed)?.len();
-    if bytes == 0 {
-        return Err(Error::Failed(format!(
-            "{doing}: another process has replaced the folder meanwhile, and nothing was copied; copy again"
-        )));
-    }
     unfinished.file.sync_all().map_err(io_failed)?;
     let name = unfinished.finish(name, position).map_err(|(name, error)| match error {
         Errno::EXIST => exists(&folder.path.join(name)),
@@ -67,12 +67,20 @@ struct Folder {
 }
 
 impl Folder {
-    fn open(folder: &Path) -> Result<Self, Error> {
+    /// Opens the folder for the store of a data folder, and makes it if it is missing.
+    fn open(folder: &Path, data: &Path) -> Result<Self, Error> {
         const LINK: &str = "it is a symbolic link; name the folder that it points to in `store.backups` of the manifest, or \
                             remove the link";
-        make(folder)?;
+        const OWN: &str = "the host keeps its own files there; name another folder in `store.backups` of the manifest, such as \
+                           \"backups\" in the data folder";
         let unfit =
             |how: &str| Error::Invalid(format!("can't copy into the folder of backups {}: {how}", folder.display()));
+        // No folder is made among the files of the host.
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|error| unfit(&error.to_string()));
+        if is_folder_of_the_host(&absolute(data)?, &absolute(folder)?) {
+            return Err(unfit(OWN));
+        }
+        make(folder)?;
         let found = fs::symlink_metadata(folder).map_err(|error| unfit(&error.to_string()))?;
         if found.is_symlink() {
             return Err(unfit(LINK));
@@ -83,7 +91,11 @@ impl Folder {
             Errno::NOTDIR => unfit("it is no folder; remove what is there, or name another in `store.backups`"),
             error => unfit(&format!("{error}; allow the host to read it and to write in it")),
         })?;
-        let path = folder.canonicalize().map_err(|error| unfit(&error.to_string()))?;
+        let [path, data] = [folder, data].map(|path| path.canonicalize().map_err(|error| unfit(&error.to_string())));
+        let (path, data) = (path?, data?);
+        if is_folder_of_the_host(&data, &path) {
+            return Err(unfit(OWN));
+        }
         let opened = rustix::fs::fstat(&descriptor).map_err(|error| unfit(&error.to_string()))?;
         let there = fs::symlink_metadata(&path).map_err(|error| unfit(&error.to_string()))?;
         if (there.dev(), there.ino()) != (opened.st_dev, opened.st_ino) {
@@ -157,7 +169,9 @@ impl<'f> Unfinished<'f> {
             // Some file systems can't rename in this way, and link instead. A link is refused too if the name is taken.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 rustix::fs::linkat(folder, self.name.as_str(), folder, name, AtFlags::empty())?;
-                rustix::fs::unlinkat(folder, self.name.as_str(), AtFlags::empty())
+                // The copy has its name. If its first name stays, that is one name too many and no failure of the copy.
+                let _ = rustix::fs::unlinkat(folder, self.name.as_str(), AtFlags::empty());
+                Ok(())
             }
             renamed => renamed,
         }
@@ -204,7 +218,7 @@ mod tests {
 
         fn copy(&self, folder: &str, name: &str) -> Result<Backup, String> {
             let name = CopyName::parse(name).expect("a name");
-            self.store.backup_in(&self.path(folder), &name).map_err(|error| error.to_string())
+            self.store.backup_in(&self.path(folder), &name, &|| false).map_err(|error| error.to_string())
         }
 
         fn names(&self, folder: &str) -> Vec<String> {
@@ -227,11 +241,52 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_is_one_file_from_the_beginning_to_the_end() {
+        use rustix::fs::inotify;
+        use std::mem::MaybeUninit;
+        use std::os::unix::fs::FileExt as _;
+        let place = Place::new();
+        fs::create_dir(place.path("backups")).unwrap();
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK).expect("watch files");
+        inotify::add_watch(&watch, place.path("backups"), inotify::WatchFlags::CREATE).expect("watch the folder");
+        let made = place.copy("backups", "one.sqlite").expect("a copy");
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut changes = inotify::Reader::new(&watch, &mut buffer);
+        let mut created = Vec::new();
+        while let Ok(change) = changes.next() {
+            created.extend(change.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+        assert!(created.len() == 1 && created[0].ends_with(".part"), "SQLite creates nothing: {created:?}");
+        let mut versions = [0; 2];
+        File::open(&made.file).and_then(|file| file.read_exact_at(&mut versions, 18)).expect("read the header");
+        assert_eq!(versions, [1, 1], "it says that it has no log");
+        let other = tempfile::tempdir().expect("a folder");
+        let file = other.path().join(FILE_NAME);
+        fs::copy(&made.file, &file).expect("copy it");
+        let opened = SqliteStore::open(&file, Options::default()).expect("a host opens it");
+        drop(opened);
+        assert!(verify(&file).expect("it is a store").is_sound());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_copy_that_ends_early() {
+        let place = Place::new();
+        // A copy of a few pages is complete in one step.
+        let connection = Connection::open(place.path(FILE_NAME)).expect("open the store");
+        connection.execute_batch("CREATE TABLE filler (x); INSERT INTO filler VALUES (zeroblob(4000000))").unwrap();
+        let name = CopyName::parse("one.sqlite").expect("a name");
+        let ended = place.store.backup_in(&place.path("backups"), &name, &|| true);
+        assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+        assert!(place.names("backups").is_empty(), "{:?}", place.names("backups"));
+        place.copy("backups", "one.sqlite").expect("the next one is made");
+    }
+
+    #[test]
     fn a_made_name_has_the_time_and_the_position_and_is_never_taken() {
         let place = Place::new();
         for name in ["2026-11-29T15-22-46Z-0000000000.sqlite", "2026-11-29T15-22-46Z-0000000000-2.sqlite"] {
             let made = CopyName::Made { now_ms: 1_795_965_766_123 };
-            let made = place.store.backup_in(&place.path("backups"), &made).expect("a copy");
+            let made = place.store.backup_in(&place.path("backups"), &made, &|| false).expect("a copy");
             assert_eq!(Path::new(&made.file).file_name().unwrap(), name);
         }
     }
@@ -304,11 +359,27 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_the_data_folder_keeps_the_names_of_the_host() {
+    fn a_folder_with_files_of_the_host_is_refused() {
         let place = Place::new();
-        for name in ["events.sqlite", "Events.copy", "snapshots.sqlite", "host.json"] {
-            assert!(place.copy("", name).expect_err(name).contains("uses in the data folder"), "{name}");
+        fs::create_dir(place.path("compiled")).unwrap();
+        let outside = tempfile::tempdir().expect("a folder");
+        symlink(place.path(""), outside.path().join("link")).unwrap();
+        for folder in [
+            place.path(""),
+            place.path("."),
+            place.path("read-models"),
+            place.path("Plugins/copies"),
+            place.path("compiled"),
+            place.path("replaced-2026-11-29T15-22-46Z"),
+            outside.path().join("link/compiled/deep"),
+        ] {
+            let name = CopyName::parse("events-restoring.sqlite").expect("a name");
+            let refused = place.store.backup_in(&folder, &name, &|| false).expect_err("it is the host's").to_string();
+            assert!(refused.contains("its own files") && refused.contains("`store.backups`"), "{refused}");
         }
-        place.copy("", "copy.sqlite").expect("a copy");
+        assert!(!place.path("read-models").exists() && !place.path("Plugins").exists(), "no folder was made");
+        // Any other folder has no names that the host uses.
+        place.copy("backups", "events-restoring.sqlite").expect("a copy");
+        place.copy("plugins-copies", "events.sqlite").expect("a copy");
     }
 }

@@ -1,15 +1,17 @@
 //! Importing events into a new store: their ids, times, versions and positions stay as they are.
 //!
 //! The new store is made beside the place of the store, and moved there when it is complete and on the disk. Until then the
-//! place is as it was, whatever happens. What is there must be empty, and then it is replaced. The new store has an identity
-//! of its own. The caller has checked the events; this only writes them, in large transactions.
+//! place is as it was, whatever happens. A store that is there must have no events and nothing that came of any, and then it is
+//! replaced. The new store takes over how far its schedules and sources are, and has an identity of its own. The caller has
+//! checked the events; this only writes them, in large transactions.
 
 use super::dictionary::Dictionary;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::{Error, Options, failed, files, owner, rows, schema};
 use crate::exhaustion;
-use crate::model::{FactName, RecordedEvent, SinkName, StreamId, SubscriptionName};
+use crate::model::{FactName, LedgerName, RecordedEvent, SinkName, StreamId, SubscriptionName};
 use rusqlite::{Connection, params};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,9 +24,18 @@ const TRANSACTION_EVENTS: usize = 50_000;
 /// The bytes of events at which a transaction ends before.
 const TRANSACTION_BYTES: usize = 64 << 20;
 
-/// The parts that begin after the imported events.
+/// The parts that have a place in the imported store. Every other part begins as in a new store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Begins {
+    /// The parts that begin after the imported events.
+    pub after: Parts,
+    /// The parts that begin at the first event, whatever their settings say.
+    pub at_first: Parts,
+}
+
+/// Parts that keep a place in a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
     /// The plugins with a subscription.
     pub subscriptions: Vec<String>,
     /// The sinks of events.
@@ -38,6 +49,8 @@ pub struct Imported {
     pub identity: Uuid,
     /// The position of its newest event.
     pub position: u64,
+    /// The sources whose offsets it has from the empty store that was there.
+    pub sources: Vec<String>,
 }
 
 /// An import under way. If it is dropped before it is finished, nothing is left of it.
@@ -51,15 +64,44 @@ pub struct Importer {
     entries: Vec<(Key, Entry)>,
     bytes: usize,
     position: u64,
+    /// What the new store takes over from the empty one.
+    kept: Kept,
     /// What keeps hosts away from the place.
     _lock: schema::Lock,
+}
+
+/// What a host has written without any event: how far its schedules and sources are, and what the sources remember of Kafka.
+/// Without it, the due times and records since then would be skipped or handled again.
+#[derive(Default)]
+struct Kept {
+    ledgers: Vec<KeptLedger>,
+    /// The names and values of facts.
+    facts: Vec<(String, String)>,
+}
+
+/// A row of a ledger.
+struct KeptLedger {
+    name: String,
+    next: u64,
+    ahead: Vec<u8>,
+}
+
+impl Kept {
+    /// Returns the sources with partitions that have a ledger.
+    fn sources(&self) -> Vec<String> {
+        let sources = self.ledgers.iter().filter_map(|ledger| match LedgerName::parse(&ledger.name)? {
+            LedgerName::Partition(partition) => Some(partition.source.to_owned()),
+            _ => None,
+        });
+        sources.collect::<BTreeSet<_>>().into_iter().collect()
+    }
 }
 
 impl Importer {
     /// Begins an import to a place. Fails if a host has its store open, or if the store is not empty.
     pub fn begin(place: &Path) -> Result<Self, Error> {
         let lock = schema::lock(place)?;
-        refuse_filled(place)?;
+        let kept = keep_of_empty(place)?;
         let aside = place.with_extension("import");
         remove(&aside)?;
         let connection = schema::open_or_make(&aside)?;
@@ -76,7 +118,7 @@ impl Importer {
         let dictionary = Dictionary::default();
         let (entries, bytes, position) = (Vec::new(), 0, 0);
         let place = place.to_owned();
-        Ok(Self { place, aside, connection, dictionary, filler, entries, bytes, position, _lock: lock })
+        Ok(Self { place, aside, connection, dictionary, filler, entries, bytes, position, kept, _lock: lock })
     }
 
     /// Adds an event, which comes after all that were added before.
@@ -126,18 +168,28 @@ impl Importer {
             .map(drop)
     }
 
-    /// Completes the store and moves it to its place. The parts begin after the newest event.
+    /// Completes the store and moves it to its place.
     pub fn finish(mut self, begins: &Begins) -> Result<Imported, Error> {
         let failed = failed("completing an import");
-        for plugin in &begins.subscriptions {
-            let name = SubscriptionName::Plugin(plugin).to_string();
-            let insert = "INSERT INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, 0)";
-            self.connection.execute(insert, params![name, self.position]).map_err(&failed)?;
+        for (parts, position) in [(&begins.after, self.position), (&begins.at_first, 0)] {
+            for plugin in &parts.subscriptions {
+                let name = SubscriptionName::Plugin(plugin).to_string();
+                let insert = "INSERT INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, 0)";
+                self.connection.execute(insert, params![name, position]).map_err(&failed)?;
+            }
+            for sink in &parts.sinks {
+                let name = SinkName::Events(sink).to_string();
+                let insert = "INSERT INTO sinks (name, position) VALUES (?1, ?2)";
+                self.connection.execute(insert, params![name, position]).map_err(&failed)?;
+            }
         }
-        for sink in &begins.sinks {
-            let name = SinkName::Events(sink).to_string();
-            let insert = "INSERT INTO sinks (name, position) VALUES (?1, ?2)";
-            self.connection.execute(insert, params![name, self.position]).map_err(&failed)?;
+        for KeptLedger { name, next, ahead } in &self.kept.ledgers {
+            let insert = "INSERT INTO ledgers (name, next, ahead) VALUES (?1, ?2, ?3)";
+            self.connection.execute(insert, params![name, next, ahead]).map_err(&failed)?;
+        }
+        for (name, value) in &self.kept.facts {
+            let insert = "INSERT INTO facts (name, value) VALUES (?1, ?2)";
+            self.connection.execute(insert, params![name, value]).map_err(&failed)?;
         }
         self.commit()?;
         let identity = owner::identity(&self.connection)?;
@@ -145,7 +197,7 @@ impl Importer {
         self.connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(&failed)?;
         let position = self.position;
         self.move_to_place()?;
-        Ok(Imported { identity, position })
+        Ok(Imported { identity, position, sources: self.kept.sources() })
     }
 
     fn aggregate_type(&mut self, stream: &StreamId) -> Result<i64, Error> {
@@ -214,20 +266,23 @@ fn remove(aside: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fails if there is a store that has anything that an import would lose. What a host writes at its first start does not
-/// count, nor the id of a cluster, which it asks for again.
-fn refuse_filled(place: &Path) -> Result<(), Error> {
+/// Fails if there is a store that has anything that an import would lose. Returns what the new store takes over.
+fn keep_of_empty(place: &Path) -> Result<Kept, Error> {
     files::refuse_unfit(place)?;
     if !place.exists() {
-        return Ok(());
+        return Ok(Kept::default());
     }
     let connection = schema::open_for_inspection(place)?;
-    let [cluster, clock] = [FactName::Cluster, FactName::Clock].map(|fact| fact.to_string());
-    let rest = format!("facts WHERE name NOT IN ('{cluster}', '{clock}')");
+    let failed = failed("looking whether the store is empty");
+    let filled = |count: u64, what: &str| {
+        Error::Invalid(format!(
+            "the store {} is not empty: it has {count} {what}; import into a new data folder (--data DIR)",
+            place.display()
+        ))
+    };
     for (what, rows) in [
         ("events", "events"),
         ("subscriptions that have handled events", "checkpoints WHERE position > 0 OR commands > 0"),
-        ("ledgers of sources, subscriptions or schedules", "ledgers"),
         ("sinks that have published", "sinks WHERE position > 0"),
         ("commands or messages in the outbox", "outbox"),
         ("outcomes and timers", "callbacks"),
@@ -235,17 +290,111 @@ fn refuse_filled(place: &Path) -> Result<(), Error> {
         ("held keys", "held_keys"),
         ("dead letters", "dead_letters"),
         ("remembered outcomes", "outcomes"),
-        ("facts of sources or projections", &*rest),
     ] {
-        let count: u64 = connection
-            .query_row(&format!("SELECT count(*) FROM {rows}"), [], |row| row.get(0))
-            .map_err(failed("looking whether the store is empty"))?;
-        if count > 0 {
-            return Err(Error::Invalid(format!(
-                "the store {} is not empty: it has {count} {what}; import into a new data folder (--data DIR)",
-                place.display()
-            )));
+        let count = connection.query_row(&format!("SELECT count(*) FROM {rows}"), [], |row| row.get(0));
+        match count.map_err(&failed)? {
+            0 => {}
+            count => return Err(filled(count, what)),
         }
     }
-    Ok(())
+    let ledgers: Vec<KeptLedger> = connection
+        .prepare("SELECT name, next, ahead FROM ledgers")
+        .and_then(|mut select| {
+            let row =
+                |row: &rusqlite::Row<'_>| Ok(KeptLedger { name: row.get(0)?, next: row.get(1)?, ahead: row.get(2)? });
+            select.query_map([], row)?.collect()
+        })
+        .map_err(&failed)?;
+    let is_kept = |ledger: &KeptLedger| {
+        matches!(LedgerName::parse(&ledger.name), Some(LedgerName::Partition(_) | LedgerName::Schedule(_)))
+    };
+    match ledgers.iter().filter(|ledger| !is_kept(ledger)).count() as u64 {
+        0 => {}
+        count => return Err(filled(count, "ledgers of subscriptions or dead letters")),
+    }
+    let mut facts: Vec<(String, String)> = connection
+        .prepare("SELECT name, value FROM facts")
+        .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
+        .map_err(&failed)?;
+    // The clock starts anew, as in a new store.
+    facts.retain(|(name, _)| FactName::parse(name) != Some(FactName::Clock));
+    let is_kept = |name: &str| {
+        matches!(FactName::parse(name), Some(FactName::Cluster | FactName::Starts(_) | FactName::TopicId { .. }))
+    };
+    match facts.iter().filter(|(name, _)| !is_kept(name)).count() as u64 {
+        0 => Ok(Kept { ledgers, facts }),
+        count => Err(filled(count, "paused subscriptions or skipped events of projections")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FILE_NAME, SqliteStore, inspect, verify};
+    use super::*;
+    use crate::ack;
+    use crate::store::{EventStore as _, Progress as _};
+
+    /// Lets a host without events write something into a new store.
+    fn written(place: &Path, write: impl FnOnce(&SqliteStore)) {
+        let store = SqliteStore::open(place, Options::default()).expect("a store");
+        write(&store);
+        store.close();
+    }
+
+    #[test]
+    fn how_far_schedules_and_sources_are_is_taken_over_from_a_store_without_events() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join(FILE_NAME);
+        let ledgers = [("schedule/close-day", 1_795_965_766), ("kafka/tills/t/0@x", 0), ("kafka/tills/t/1@x", 7)];
+        let facts = [("kafka/start/tills", "{}"), ("kafka/topic/scans/t", "x"), ("kafka/cluster", "c")];
+        written(&place, |store| {
+            for (name, next) in ledgers {
+                ack::wait(|ack| store.start_ledger(name, next, ack)).expect("start a ledger");
+            }
+            for (name, value) in facts.into_iter().chain([("clock", "5")]) {
+                ack::wait(|ack| store.set_fact(name, Some(value.to_owned()), ack)).expect("keep a fact");
+            }
+        });
+        let importer = Importer::begin(&place).expect("the store is empty");
+        let parts = Parts { subscriptions: vec!["p".to_owned()], sinks: vec!["feed".to_owned()] };
+        let begins = Begins { at_first: parts, ..Begins::default() };
+        let imported = importer.finish(&begins).expect("an import");
+        assert_eq!(imported.sources, ["tills"]);
+        assert!(verify(&place).expect("it is a store").is_sound());
+        let mut reader = inspect(&place).expect("it is a store").reader;
+        for (name, next) in ledgers {
+            assert_eq!(reader.ledger(name).expect("a ledger").next, next, "{name}");
+        }
+        for (name, value) in facts {
+            assert_eq!(reader.fact(name).expect("a fact").as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(reader.fact("clock").expect("no fact"), None);
+        assert_eq!(reader.checkpoint("p").expect("a checkpoint").map(|position| position.0), Some(0));
+        assert_eq!(reader.sink_position("events/feed").expect("a position"), Some(0));
+    }
+
+    #[test]
+    fn what_an_import_would_lose_is_named() {
+        type Write = fn(&SqliteStore);
+        let cases: [(Write, &str); 2] = [
+            (
+                |store| ack::wait(|ack| store.start_ledger("subscription/p", 3, ack)).expect("start a ledger"),
+                "1 ledgers of subscriptions",
+            ),
+            (
+                |store| {
+                    let paused = |ack| store.set_fact("subscription/p/paused", Some("1".to_owned()), ack);
+                    ack::wait(paused).expect("keep a fact");
+                },
+                "1 paused subscriptions",
+            ),
+        ];
+        for (write, what) in cases {
+            let folder = tempfile::tempdir().expect("a folder");
+            let place = folder.path().join(FILE_NAME);
+            written(&place, write);
+            let refused = Importer::begin(&place).err().expect("it is not empty").to_string();
+            assert!(refused.contains(what) && refused.contains("--data DIR"), "{refused}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! the disk, the restore is decided, and whoever locks the store next moves what is not moved yet. Before that, the store is
 //! as it was. The marker names the folder for the old files, and goes last.
 
-use super::backup::pages;
+use super::backup::{REPLACED, Target, pages};
 use super::fault::{self, FaultPoint};
 use super::verify::{Report, verify};
 use super::{Error, files, schema};
@@ -60,7 +60,8 @@ impl Restore {
         let mode = fs::metadata(model).map_err(io_failed)?.permissions().mode() & 0o777;
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&copy).map_err(io_failed)?;
         let mut restore = Self { place: place.to_owned(), report: Report::default(), _lock: lock };
-        pages(&from, &copy, OpenFlags::empty(), &doing)?;
+        let into = Target { path: &copy, file: &file, flags: OpenFlags::empty() };
+        pages(&from, &into, &doing, &|| false)?;
         file.sync_all().map_err(io_failed)?;
         drop(file);
         restore.report = verify(&copy)?;
@@ -95,8 +96,8 @@ impl Restore {
     /// Makes the folder for the old files, and returns its name.
     fn make_aside(&self, now: &str) -> io::Result<String> {
         let name = |count: u32| match count {
-            1 => format!("replaced-{now}"),
-            count => format!("replaced-{now}-{count}"),
+            1 => format!("{REPLACED}{now}"),
+            count => format!("{REPLACED}{now}-{count}"),
         };
         for name in (1..SAME_NAMES).map(name) {
             match fs::create_dir(self.place.with_file_name(&name)) {
@@ -144,6 +145,11 @@ pub(super) fn complete(place: &Path) -> Result<(), Error> {
     let (copy, aside) = (copy_of(place), place.with_file_name(aside));
     // Once the copy is in its place, the file there is the new one.
     if is_there(&copy) {
+        // Somebody may have removed the folder since. Without it, nothing could open the store any more.
+        match fs::create_dir(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
         for file in files_of(place) {
             if is_there(&file) {
                 fs::rename(&file, aside.join(file.file_name().unwrap_or_default())).map_err(failed)?;
@@ -161,11 +167,18 @@ pub(super) fn complete(place: &Path) -> Result<(), Error> {
     sync_folder_of(place).map_err(failed)
 }
 
-/// Keeps hosts away from a backup that is the store of another data folder. Fails if it is the store that is replaced.
+/// Keeps hosts away from a backup that is the store of another data folder. Fails if it is the store that is replaced, or is at
+/// the place of the copy, where it would be removed.
 fn lock_backup(backup: &Path, place: &Path) -> Result<Option<schema::Lock>, Error> {
     let place_of = |file: &Path| fs::metadata(file).ok().map(|found| (found.dev(), found.ino()));
     if place_of(backup).is_some() && place_of(backup) == place_of(place) {
         return Err(Error::Invalid(format!("{} is the store itself: name a copy of it", backup.display())));
+    }
+    if place_of(backup).is_some() && place_of(backup) == place_of(&copy_of(place)) {
+        return Err(Error::Invalid(format!(
+            "{} is at the place where a restore makes its copy: give it another name, such as copy.sqlite, and restore that",
+            backup.display()
+        )));
     }
     schema::lock_existing(backup)
 }
