@@ -206,3 +206,91 @@ fn host(text: &str) -> Result<String, String> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "shop/wasmill.toml";
+
+    /// Manifests, each with the problems that are told of it.
+    const REFUSED: &[(&str, &[&str])] = &[
+        (
+            "api = { listen = '0.0.0.0:7310' }",
+            &[
+                "1:18: `api.listen` is 0.0.0.0:7310, which other machines reach, so the manifest needs a client in `api.clients` and a \
+           certificate in `api.tls` (or `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback \
+           address \"127.0.0.1:7310\"",
+            ],
+        ),
+        (
+            "[api]\nlisten = '10.0.0.1:7310'\nallow_plain = true",
+            &[
+                "2:10: `api.listen` is 10.0.0.1:7310, which other machines reach, so the manifest needs a client in `api.clients`; or use \
+           the loopback address \"127.0.0.1:7310\"",
+            ],
+        ),
+        (
+            "[api]\nlisten = '[::]:1'\n[api.clients.a]\ntokens = [{ env = 'A' }]\nscopes = ['read']",
+            &[
+                "2:10: `api.listen` is [::]:1, which other machines reach, so the manifest needs a certificate in `api.tls` (or \
+           `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback address \"127.0.0.1:1\"",
+            ],
+        ),
+        (
+            "api = { listen = '7310' }",
+            &["1:18: `api.listen` must be an address with a port, such as \"127.0.0.1:7310\", found \"7310\""],
+        ),
+        (
+            "[api]\nbody_mib = 4\nin_flight_mib = 3\nhosts = ['*', 'http://a']\nname_clients = 1\nprobes_listen = '127.0.0.1:7310'",
+            &[
+                "3:17: `api.in_flight_mib` is less than `body_mib`, which is 4: raise it, or lower that one",
+                "4:15: `api.hosts[1]` must be a name such as \"shop.example\" or \"10.1.2.3:7310\", without a scheme, found \
+             \"http://a\"",
+                "5:16: `api.name_clients` must be true or false, found 1",
+                "6:17: `api.probes_listen` is the address of `listen`: give it another port",
+            ],
+        ),
+        (
+            "[api]\nhosts = ['*']\nname_clients = true",
+            &[
+                "2:9: `api.hosts` lets other machines in through a proxy, which needs a client in `api.clients`: otherwise everybody may do \
+             everything",
+                "3:16: `api.name_clients` needs a client in `api.clients`",
+            ],
+        ),
+        (
+            "[api]\nallow_plain = true\n[api.tls]\ncertificate_file = 'c'\nkey_file = 'k'\n[api.clients.a]\n\
+         certificate_names = ['a.b']\nscopes = ['read']",
+            &[
+                "1:2: `api` recognises the client `a` by its certificate: name those who issue such certificates in \
+             `api.tls.client_ca_file`",
+                "2:15: `api.allow_plain` has no meaning beside `api.tls`: remove one of them",
+            ],
+        ),
+        (
+            "[api.clients.a]\ntokens = ['hush']\nscopes = ['all']\naggregates = []\nprojections = ['../x']\n[api.clients.b]\n\
+         scopes = []\n[api.clients.c]\ntokens = [{ file = 'f' }]\n[api.tls]\nkey_file = 'k'",
+            &[
+                "2:11: `api.clients.a.tokens[0]` must be { file = \"PATH\" } or { env = \"VARIABLE\" }: a token does not belong in the \
+             manifest",
+                "3:11: `api.clients.a.scopes[0]` must be \"read\", \"commands\", \"queries\", \"operate\" or \"admin\", found \"all\"",
+                "4:14: `api.clients.a.aggregates` is empty: write a list of aggregate types such as [\"order\"], or remove the key",
+                "5:16: `api.clients.a.projections[0]` must be 1 to 64 characters of a-z, 0-9 and `-`, found \"../x\"",
+                "6:2: `api.clients.b.tokens` is missing: by what the client is recognised: `tokens` or `certificate_names`",
+                "7:10: `api.clients.b.scopes` is empty: write a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\", or remove the key",
+                "8:2: `api.clients.c.scopes` is missing: a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\"",
+                "10:2: `api.tls.certificate_file` is missing: the path of a PEM file with the certificate and those of its issuers",
+            ],
+        ),
+    ];
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place_and_remedy() {
+        for (text, problems) in REFUSED {
+            let told = Manifest::parse(text, Path::new(PATH)).unwrap_err().to_string();
+            let expected: Vec<String> = problems.iter().map(|problem| format!("{PATH}:{problem}")).collect();
+            assert_eq!(told, expected.join("\n"), "{text}");
+        }
+    }
+}
