@@ -25,27 +25,29 @@ use std::time::Duration;
 /// The longest id that a client may choose, in bytes.
 const ID_BYTES_MAX: usize = 256;
 
+const TRACE: &str = "The W3C trace context. A malformed one counts as absent.";
+
 /// The headers that a command may have.
 pub(super) const HEADERS: [HeaderParameter; 5] = [
     HeaderParameter {
         name: "idempotency-key",
         description: "An id that the sender chooses for the command. The same command under the same id gets the first \
                       outcome again.",
-        pattern: "^[!-~]([ -~]{0,254}[!-~])?$",
+        pattern: Some("^[!-~]([ -~]{0,254}[!-~])?$"),
     },
     HeaderParameter {
         name: "x-correlation-id",
         description: "The id that everything gets that follows from the command; by default the command's own id.",
-        pattern: "^[!-~]([ -~]{0,254}[!-~])?$",
+        pattern: Some("^[!-~]([ -~]{0,254}[!-~])?$"),
     },
     HeaderParameter {
         name: "x-expected-version",
         description: "The state that the stream must have: a version (0 means no events), `no-stream`, `stream-exists` or \
                       `any`.",
-        pattern: "^([0-9]{1,19}|no-stream|stream-exists|any)$",
+        pattern: Some("^([0-9]{1,19}|no-stream|stream-exists|any)$"),
     },
-    HeaderParameter { name: "traceparent", description: "The W3C trace context.", pattern: "^[ -~]*$" },
-    HeaderParameter { name: "tracestate", description: "The W3C trace context.", pattern: "^[ -~]*$" },
+    HeaderParameter { name: "traceparent", description: TRACE, pattern: None },
+    HeaderParameter { name: "tracestate", description: TRACE, pattern: None },
 ];
 
 #[derive(Deserialize, JsonSchema)]

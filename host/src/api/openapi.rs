@@ -110,13 +110,22 @@ fn described(path: &str, scope: Option<Scope>, operation: &Operation, answers: &
     let Operation { id, summary, query, headers, body, answers: given } = operation;
     let header = |header: &operation::HeaderParameter| {
         let operation::HeaderParameter { name, description, pattern } = header;
-        let schema = value!({ "type": "string", "pattern": pattern });
+        let schema = match pattern {
+            Some(pattern) => value!({ "type": "string", "pattern": pattern }),
+            None => value!({ "type": "string" }),
+        };
         value!({ "name": name, "in": "header", "description": description, "schema": schema })
     };
     let parameters = path_parameters(path).chain(query.into_iter().flat_map(query_parameters));
     let parameters: Vec<Value> = parameters.chain(headers.iter().map(header)).collect();
-    let mut responses: Map<String, Value> =
-        given.iter().map(|answer| (answer.status.to_string(), response(answer, answers))).collect();
+    let mut responses = Map::new();
+    for answer in given {
+        let Answer { status, description, media_type, content } = answer;
+        let response =
+            responses.entry(status.to_string()).or_insert(value!({ "description": description, "content": {} }));
+        // An answer may come in several media types.
+        response["content"][media_type] = described_content(content, answers);
+    }
     responses.insert("default".to_owned(), value!({ "$ref": "#/components/responses/Problem" }));
     let named = |scope: Scope| SCHEMES.iter().map(move |scheme| value!({ *scheme: [scope.to_string()] }));
     let security: Vec<Value> = scope.into_iter().flat_map(named).collect();
@@ -222,10 +231,9 @@ fn bounded(mut schema: Value) -> Value {
     schema
 }
 
-/// Describes one answer.
-fn response(answer: &Answer, generator: &mut SchemaGenerator) -> Value {
-    let Answer { status: _, description, media_type, content } = answer;
-    let content = match content {
+/// Describes what an answer consists of.
+fn described_content(content: &Content, generator: &mut SchemaGenerator) -> Value {
+    match content {
         Content::Value(schema) => value!({ "schema": schema(generator) }),
         Content::Problem(schema) => {
             let (own, any) = (schema(generator), generator.subschema_for::<Problem<'_>>());
@@ -234,8 +242,7 @@ fn response(answer: &Answer, generator: &mut SchemaGenerator) -> Value {
         // OpenAPI 3.1 has no word for the schema of one line.
         Content::Lines(schema) => value!({ "schema": { "type": "string" }, "x-line-schema": schema(generator) }),
         Content::Text => value!({ "schema": { "type": "string" } }),
-    };
-    value!({ "description": description, "content": { *media_type: content } })
+    }
 }
 
 fn body_schema(schema: MakeSchema) -> Value {

@@ -25,8 +25,8 @@ pub(in crate::api) struct Operation {
 pub(in crate::api) struct HeaderParameter {
     pub(in crate::api) name: &'static str,
     pub(in crate::api) description: &'static str,
-    /// A regular expression of its values.
-    pub(in crate::api) pattern: &'static str,
+    /// A regular expression of its values, unless any will do.
+    pub(in crate::api) pattern: Option<&'static str>,
 }
 
 /// The body of a request.
