@@ -236,7 +236,10 @@ impl Drop for Host {
 
 fn start(program: &Program) -> Result<Serving> {
     let mut command = Command::new(&program.wasmill);
-    command.arg("run").arg(&program.manifest).arg("--data").arg(&program.data).args(["--listen", "127.0.0.1:0"]);
+    command.arg("run").arg(&program.manifest).arg("--data").arg(&program.data);
+    if !program.args.iter().any(|arg| arg == "--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
     command.envs(program.environment.iter().map(|(name, value)| (name, value)));
     if let Some(brokers) = &program.brokers {
         command.args(["--brokers", brokers]);

@@ -50,6 +50,24 @@ NUMBERS = itertools.count(1)
 IDS = ["1", "2", "a%2Fb", "%C3%A4%20%C3%B6"]
 
 
+LINES = [
+    {"type": "order", "aggregate_id": "lines", "name": "CreateOrder", "payload": None},
+    {"type": "order", "aggregate_id": "lines", "name": "ConfirmOrder", "expected_version": "any"},
+    {"type": "household", "aggregate_id": "7", "name": "Nothing", "idempotency_key": "k"},
+    {"type": "nobody", "aggregate_id": "", "name": ""},
+    {"type": "order"},
+    [],
+]
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(ctx, value):
+    """Makes lines of which some are commands, some are nearly commands, and one is anything."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    known = [json.dumps(line) for line in LINES[: len(text) % (len(LINES) + 1)]]
+    return "\n".join([*known, text]).encode(errors="replace")
+
+
 @schemathesis.hook
 def before_call(ctx, case, **kwargs):
     parameters = {parameter.name for parameter in case.operation.query}

@@ -1,7 +1,6 @@
 //! The certificate of the API, and the certificates of clients that it trusts.
 
 use crate::manifest::Tls;
-use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -10,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// How long before its end a certificate is reported.
@@ -98,8 +98,8 @@ impl Certificate {
     /// Returns what is wrong with its time.
     pub(super) fn trouble(&self, now_ms: u64) -> Option<String> {
         let at = |ms: u64| {
-            Timestamp::from_millisecond(ms.try_into().unwrap_or(i64::MAX))
-                .map_or_else(|_| ms.to_string(), |at| at.to_string())
+            let time = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
+            time.map_or_else(|| ms.to_string(), |time| humantime::format_rfc3339_seconds(time).to_string())
         };
         let (place, remedy) = (&self.place, "put a newer one into the file, and the host uses it at once");
         if now_ms < self.begins_ms {

@@ -161,7 +161,8 @@ fn described(path: &str, scope: Option<Scope>, operation: &Operation, answers: &
         };
         described["requestBody"] = value!({
             "description": description,
-            "required": schema.is_some(),
+            // A body without lines is one, too.
+            "required": schema.is_some() && *media_type != LINES,
             "content": { *media_type: content },
         });
     }

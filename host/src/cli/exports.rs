@@ -440,8 +440,8 @@ mod tests {
             ("", Some(Begin::After), true, false, false),
             ("", Some(Begin::Beginning), false, true, false),
             ("start = \"beginning\"", None, false, false, true),
-            ("start = 7", None, false, false, true),
-            ("start = 11", None, false, false, false),
+            ("start = { position = 7 }", None, false, false, true),
+            ("start = { position = 11 }", None, false, false, false),
             ("start = \"now\"", None, false, false, false),
             // The command wins over the manifest.
             ("start = \"beginning\"", Some(Begin::After), true, false, false),

@@ -670,8 +670,9 @@ fn an_override_is_checked_like_the_manifest() {
     );
     assert_eq!(
         refused(Overrides { listen: Some("10.0.0.1:80".into()), ..Overrides::default() }),
-        "--listen must be a loopback address, found \"10.0.0.1:80\": the API has no authentication, so it serves \
-         this machine only; use \"127.0.0.1:80\""
+        "--listen is 10.0.0.1:80, which other machines reach, so the manifest needs a client in `api.clients` and a certificate in \
+         `api.tls` (or `api.allow_plain = true`, if a proxy in front of the host ends TLS); or use the loopback address \
+         \"127.0.0.1:80\""
     );
 }
 

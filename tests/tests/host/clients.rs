@@ -128,7 +128,8 @@ fn each_request_needs_its_scope() {
 
 #[test]
 fn a_limited_client_is_held_to_its_types_and_projections() {
-    let host = setting().start();
+    let setting = setting();
+    let host = setting.start();
     let (limited, commands) = (token("limited"), token("commands"));
     let as_limited = |method: &str, path: &str| asked(&host, Some(&limited), method, path);
     for (method, path, words) in [
@@ -235,7 +236,8 @@ fn what_is_changed_is_in_the_audit_log() {
 
 #[test]
 fn events_name_the_client_that_sent_their_command() {
-    let host = setting().start();
+    let setting = setting();
+    let host = setting.start();
     let order = order();
     let url = host.url("/v1/commands/order/1/CreateOrder");
     let sent = as_client(&host, Some(&token("commands"))).post(&url, &order, &[]).expect("an answer");

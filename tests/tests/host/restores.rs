@@ -98,7 +98,7 @@ fn what_is_no_sound_backup_changes_nothing() {
     let inconsistent = || {
         setting.write("damaged.sqlite", &sound);
         let connection = rusqlite::Connection::open(setting.path("damaged.sqlite")).expect("open it");
-        connection.execute_batch("DELETE FROM events WHERE position = 4").expect("damage it");
+        connection.execute_batch("UPDATE events SET version = 7 WHERE position = 4").expect("damage it");
     };
     let damages: [(&dyn Fn(), &str); 5] = [
         (&|| setting.write("damaged.sqlite", &sound[..sound.len() / 2]), "damaged"),

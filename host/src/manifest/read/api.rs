@@ -277,10 +277,10 @@ mod tests {
                 "3:11: `api.clients.a.scopes[0]` must be \"read\", \"commands\", \"queries\", \"operate\" or \"admin\", found \"all\"",
                 "4:14: `api.clients.a.aggregates` is empty: write a list of aggregate types such as [\"order\"], or remove the key",
                 "5:16: `api.clients.a.projections[0]` must be 1 to 64 characters of a-z, 0-9 and `-`, found \"../x\"",
-                "6:2: `api.clients.b.tokens` is missing: by what the client is recognised: `tokens` or `certificate_names`",
+                "6:14: `api.clients.b.tokens` is missing: by what the client is recognised: `tokens` or `certificate_names`",
                 "7:10: `api.clients.b.scopes` is empty: write a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\", or remove the key",
-                "8:2: `api.clients.c.scopes` is missing: a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\"",
-                "10:2: `api.tls.certificate_file` is missing: the path of a PEM file with the certificate and those of its issuers",
+                "8:14: `api.clients.c.scopes` is missing: a list of \"read\", \"commands\", \"queries\", \"operate\" and \"admin\"",
+                "10:6: `api.tls.certificate_file` is missing: the path of a PEM file with the certificate and those of its issuers",
             ],
         ),
     ];
