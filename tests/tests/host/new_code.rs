@@ -112,6 +112,8 @@ fn older_code_serves_again_also_after_its_file_was_overwritten_and_after_a_resta
     host.until("the new file serves", |status| {
         orders(status)["version"] == "0.3.0" && orders(status)["held_back"].is_null()
     });
+    // The history is written once the code serves.
+    host.until_answered("/v1/plugins/orders/history", |answer| answer.body["codes"][0]["version"] == "0.3.0");
     let (code, text, errors) = setting.told(&["plugins", "history", "orders", "--data", data]);
     assert!(code == Some(0) && text.contains("0.3.0") && text.contains("a person reverted it"), "{text}{errors}");
     // Older code that does not know an event of the newer one is refused.
