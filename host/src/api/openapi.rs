@@ -156,7 +156,8 @@ fn described(path: &str, scope: Option<Scope>, operation: &Operation, answers: &
     if let Some(Body { description, media_type, schema }) = body {
         let content = match schema.map(body_schema) {
             None => value!({ "schema": {} }),
-            Some(schema) if *media_type == LINES => value!({ "schema": { "type": "string" }, "x-line-schema": schema }),
+            // A line that is wrong refuses itself alone, so there is no wrong body.
+            Some(schema) if *media_type == LINES => value!({ "schema": {}, "x-line-schema": schema }),
             Some(schema) => value!({ "schema": schema }),
         };
         described["requestBody"] = value!({
