@@ -132,7 +132,7 @@ fn described(path: &str, scope: Option<Scope>, operation: &Operation, answers: &
         };
         value!({ "name": name, "in": "header", "description": description, "schema": schema })
     };
-    let parameters = path_parameters(path).chain(query.into_iter().flat_map(query_parameters));
+    let parameters = path_parameters(path).chain(query.iter().flat_map(query_parameters));
     let parameters: Vec<Value> = parameters.chain(headers.iter().map(header)).collect();
     let mut responses = Map::new();
     for answer in given {

@@ -296,7 +296,8 @@ mod tests {
         let place = Place::new();
         fs::create_dir(place.path("backups")).unwrap();
         fs::write(place.path("precious"), "precious").unwrap();
-        let takes: [(&str, &dyn Fn(&Path)); 6] = [
+        type Take<'t> = (&'t str, &'t dyn Fn(&Path));
+        let takes: [Take<'_>; 6] = [
             ("a file", &|path| fs::write(path, "kept").unwrap()),
             ("a folder", &|path| fs::create_dir(path).unwrap()),
             ("a link", &|path| symlink(place.path("precious"), path).unwrap()),
