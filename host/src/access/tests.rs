@@ -1,3 +1,5 @@
+//! Tests of the credentials of the API: tokens, certificates, and their replacement.
+
 use super::*;
 use crate::manifest::Scope;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};

@@ -73,21 +73,33 @@ async fn whole(mut request: Request, server: &Server) -> Result<Bytes, HttpError
     // Whoever reads the body a second time has it in memory already.
     let taken = request.extensions_mut().remove::<Taken>();
     let mut body = request.into_body().into_data_stream();
-    let mut whole = BytesMut::new();
+    let (mut whole, mut refusal, mut left) = (BytesMut::new(), None, DISCARDED_MAX);
     while let Some(part) = body.next().await {
         let part = part.map_err(|_| HttpError::malformed("the body broke off before its end"))?;
-        if whole.len() + part.len() > max {
-            return Err(HttpError::body_too_long());
+        if refusal.is_some() {
+            // The sender reads the answer once it has sent everything.
+            left = left.saturating_sub(part.len());
+            if left == 0 {
+                break;
+            }
+            continue;
         }
-        if let Some(taken) = &taken {
-            taken.grow(server, whole.len() + part.len())?;
+        let bytes = whole.len() + part.len();
+        let room = match &taken {
+            _ if bytes > max => Err(HttpError::body_too_long()),
+            Some(taken) => taken.grow(server, bytes),
+            None => Ok(()),
+        };
+        match room {
+            Ok(()) if length == Some(part.len()) => return Ok(part),
+            Ok(()) => whole.extend_from_slice(&part),
+            Err(error) => {
+                refusal = Some(error);
+                whole = BytesMut::new();
+            }
         }
-        if length == Some(part.len()) {
-            return Ok(part);
-        }
-        whole.extend_from_slice(&part);
     }
-    Ok(whole.freeze())
+    refusal.map_or_else(|| Ok(whole.freeze()), Err)
 }
 
 /// Returns the length of a body, if its header says it.
