@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -103,7 +103,7 @@ impl AuditLog {
             }
             _ => {}
         }
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&self.path)?;
+        let mut file = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&self.path)?;
         // A crash may have left a part of a line.
         if !ends_with_line(&mut file)? {
             file.write_all(b"\n")?;

@@ -30,7 +30,13 @@ pub(super) fn refusal(access: &Access, request: &Request) -> Option<HttpError> {
     if let Some(reason) = ambiguous(request.uri().path(), request.headers()) {
         return Some(HttpError::malformed(reason));
     }
-    let reason = foreign(request.headers(), |host| access.allows_host(host))?;
+    // An authority in the target of the request counts instead of the header (RFC 9112, section 3.2.2).
+    let reason = match request.uri().authority() {
+        Some(authority) if !access.allows_host(authority.as_str()) => {
+            format!("the target of the request names another host, `{authority}` (the manifest's `api.hosts`)")
+        }
+        _ => foreign(request.headers(), |host| access.allows_host(host))?,
+    };
     Some(HttpError::new(ProblemType::ForeignRequest, reason))
 }
 
