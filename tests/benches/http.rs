@@ -137,7 +137,7 @@ fn batches(report: &mut Report) {
 fn secured(report: &mut Report) {
     const TOKEN: &str = "bench-token-0123456789";
     let authority = Authority::new("the authority of the benchmark");
-    let issued = authority.issue(&["localhost"]);
+    let issued = authority.issue(&["localhost", "127.0.0.1"]);
     let safe = Setting::new(
         "[plugins.cart]\nfile = \"PLUGINS/cart.wasm\"\n[api.tls]\ncertificate_file = 'host.pem'\nkey_file = 'host.key'\n\
          [api.clients.bench]\ntokens = [{ file = 'token' }]\nscopes = ['commands', 'read']\n",
