@@ -11,7 +11,7 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("rdkafka", &["kafka"]),
     ("reqwest", &["http"]),
     ("rusqlite", &["store/sqlite", "projection"]),
-    ("rustls", &["http/network", "access", "api/connections", "cli/client"]),
+    ("rustls", &["http/network", "access", "api/connections", "certificates", "cli/client"]),
     ("wasmtime", &["plugin"]),
 ];
 

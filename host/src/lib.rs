@@ -38,6 +38,7 @@ pub mod plugin;
 mod address;
 pub mod backoff;
 pub mod bounds;
+mod certificates;
 pub mod clock;
 pub mod due_times;
 pub mod escape;

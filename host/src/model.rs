@@ -223,6 +223,27 @@ pub struct RecordedEvent {
     pub headers: Vec<Header>,
 }
 
+#[cfg(test)]
+impl RecordedEvent {
+    /// Makes an event for tests, which change what they are about.
+    pub(crate) fn example() -> Self {
+        Self {
+            id: uuid::Uuid::nil(),
+            position: Position(7),
+            stream: StreamId::new("order", "a/b"),
+            version: Version(2),
+            name: "OrderCreated".into(),
+            payload: b"{}".to_vec(),
+            time_ms: 5,
+            first_ms: None,
+            correlation_id: "c".into(),
+            causation_id: "d".into(),
+            hops: 0,
+            headers: Vec::new(),
+        }
+    }
+}
+
 impl Command {
     /// Returns roughly how much memory it takes, in bytes.
     pub fn size(&self) -> usize {

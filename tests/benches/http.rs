@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use wasmill_tests::certificates::Authority;
 use wasmill_tests::command_path::{CommandPath, Load, PAYLOAD};
 use wasmill_tests::host::TestHost;
-use wasmill_tests::report::{Budget, Report, middle, rounds};
+use wasmill_tests::report::{self, Budget, Report, middle, rounds};
 use wasmill_tests::setting::Setting;
 
 /// Number of requests in one measurement.
@@ -44,14 +44,7 @@ type Benchmark = (&'static str, fn(&mut Report));
 const ALL: [Benchmark; 4] = [("commands", commands), ("batches", batches), ("secured", secured), ("queries", queries)];
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let mut report = Report::default();
-    for (name, measure) in ALL {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            measure(&mut report);
-        }
-    }
-    report.write();
+    report::run(ALL);
 }
 
 /// A server whose handler reads the request and does nothing.

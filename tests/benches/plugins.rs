@@ -17,7 +17,7 @@ use wasmill_tests::author::{Dev, first_build, succeeds};
 use wasmill_tests::built;
 use wasmill_tests::command_path::{IN_FLIGHT, command};
 use wasmill_tests::module;
-use wasmill_tests::report::{Report, median};
+use wasmill_tests::report::{self, Report, median};
 use wasmill_tests::setting::Setting;
 
 /// Number of aggregates that are live when their code changes.
@@ -43,14 +43,7 @@ type Benchmark = (&'static str, fn(&mut Report));
 const ALL: [Benchmark; 4] = [("swap", swap), ("unchanged", unchanged), ("start", start), ("dev", author)];
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let mut report = Report::default();
-    for (name, measure) in ALL {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            measure(&mut report);
-        }
-    }
-    report.write();
+    report::run(ALL);
 }
 
 /// The answers to commands: how many there are, and the longest time without one.

@@ -1,6 +1,20 @@
 //! Certificates made for a test.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use std::sync::Arc;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+/// Returns what a client of a server needs whose certificate an authority has issued, which is given in PEM.
+pub fn client_config(authority: &str) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(authority.as_bytes()).expect("a certificate in PEM");
+    roots.add(root).expect("the certificate of an authority");
+    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().expect("TLS 1.2 and 1.3");
+    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+}
 
 /// An authority that issues certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);

@@ -21,6 +21,7 @@
 //! - [`certificates`]: certificates of the API, of its clients and of Kafka
 //! - [`proxy`]: a reverse proxy in front of a host
 //! - [`report`]: what benchmarks report
+//! - [`waiting`]: waiting for a condition
 //!
 //! Hosts are processes, brokers are real, and tests wait on conditions. The harness panics on errors, because a test
 //! could do nothing better with them.
@@ -48,3 +49,4 @@ pub mod store_conformance;
 pub mod store_workload;
 pub mod topic;
 pub mod torture;
+pub mod waiting;

@@ -4,6 +4,7 @@
 //! It passes requests on as they are, also their `Host` header, and adds the token that the host asks for. As proxies do, it keeps
 //! connections to the host open, makes a new one when the host has closed one, and reads token and certificates from files.
 
+use crate::certificates::client_config;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,9 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// The most bytes of a head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -88,17 +87,11 @@ async fn pass(mut client: TcpStream, upstream: &Upstream) -> io::Result<()> {
 }
 
 async fn connected(upstream: &Upstream) -> io::Result<TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(&upstream.authority).map_err(io::Error::other)? {
-        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions().map_err(io::Error::other)?;
-    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let config = client_config(&std::fs::read_to_string(&upstream.authority)?);
     let stream = TcpStream::connect(upstream.address).await?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from(upstream.name.clone()).map_err(io::Error::other)?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    TlsConnector::from(config).connect(name, stream).await
 }
 
 /// Reads a request or a response, whose head says how long its body is. Returns nothing at the end of the stream.

@@ -32,6 +32,18 @@ pub struct Report {
     rows: Vec<Value>,
 }
 
+/// Runs the benchmarks whose names are arguments of this program, or all of them, and writes their rows.
+pub fn run<'b, M: FnOnce(&mut Report)>(benchmarks: impl IntoIterator<Item = (&'b str, M)>) {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let mut report = Report::default();
+    for (name, measure) in benchmarks {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            measure(&mut report);
+        }
+    }
+    report.write();
+}
+
 impl Report {
     /// Adds a row that is judged. `value` and `baseline` were measured in this run, in the same unit.
     pub fn judge(&mut self, name: &str, value: f64, unit: &str, baseline: f64, budget: Budget) {

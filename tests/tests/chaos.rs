@@ -16,6 +16,7 @@ use wasmill_tests::host::TestHost;
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::raised::Raised;
 use wasmill_tests::setting::Setting;
+use wasmill_tests::waiting::until;
 use wasmill_tests::{baskets, built, topic};
 
 /// How often the host is killed, and in which of these rounds something happens beside it.
@@ -264,12 +265,4 @@ fn check(kafka: &Kafka, host: &TestHost, expected: &Value) {
     let read = kafka.read_committed("notifications");
     assert_eq!(json!(read.len()), expected["notifications"], "records, not distinct ids");
     assert_eq!(read.iter().map(|shown| &shown.id).collect::<BTreeSet<_>>().len(), read.len());
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + WAIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        thread::park_timeout(LOOK);
-    }
 }

@@ -115,14 +115,9 @@ impl Certificate {
     }
 }
 
-/// Reads the certificates of a file, of which there is at least one.
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |cause: &dyn Display| unreadable(key, file, cause, "it must be a PEM file with certificates");
-    // Another kind of file may never end.
-    crate::paths::require_file(file).map_err(|cause| wrong(&cause))?;
-    let found = CertificateDer::pem_file_iter(file).map_err(|cause| wrong(&cause))?;
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|cause| wrong(&cause))?;
-    if found.is_empty() { Err(wrong(&"it has none")) } else { Ok(found) }
+    let wrong = |cause| unreadable(key, file, &cause, "it must be a PEM file with certificates");
+    crate::certificates::of_file(file).map_err(wrong)
 }
 
 fn unreadable(key: &str, file: &Path, cause: &dyn Display, remedy: &str) -> String {

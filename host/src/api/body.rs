@@ -9,7 +9,7 @@ use super::answer::HttpError;
 use super::batches;
 use super::problem::ProblemType;
 use crate::supervise::Held as _;
-use axum::body::Bytes;
+use axum::body::{BodyDataStream, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use axum::middleware::Next;
@@ -73,33 +73,36 @@ async fn whole(mut request: Request, server: &Server) -> Result<Bytes, HttpError
     // Whoever reads the body a second time has it in memory already.
     let taken = request.extensions_mut().remove::<Taken>();
     let mut body = request.into_body().into_data_stream();
-    let (mut whole, mut refusal, mut left) = (BytesMut::new(), None, DISCARDED_MAX);
+    let mut whole = BytesMut::new();
     while let Some(part) = body.next().await {
         let part = part.map_err(|_| HttpError::malformed("the body broke off before its end"))?;
-        if refusal.is_some() {
-            // The sender reads the answer once it has sent everything.
-            left = left.saturating_sub(part.len());
-            if left == 0 {
-                break;
-            }
-            continue;
-        }
         let bytes = whole.len() + part.len();
         let room = match &taken {
             _ if bytes > max => Err(HttpError::body_too_long()),
             Some(taken) => taken.grow(server, bytes),
             None => Ok(()),
         };
-        match room {
-            Ok(()) if length == Some(part.len()) => return Ok(part),
-            Ok(()) => whole.extend_from_slice(&part),
-            Err(error) => {
-                refusal = Some(error);
-                whole = BytesMut::new();
-            }
+        if let Err(refusal) = room {
+            drop(whole);
+            discard(body).await;
+            return Err(refusal);
         }
+        if length == Some(part.len()) {
+            return Ok(part);
+        }
+        whole.extend_from_slice(&part);
     }
-    refusal.map_or_else(|| Ok(whole.freeze()), Err)
+    Ok(whole.freeze())
+}
+
+/// Reads the rest of a body, so that its sender reads the answer.
+async fn discard(mut body: BodyDataStream) {
+    let mut left = DISCARDED_MAX;
+    while left > 0
+        && let Some(Ok(bytes)) = body.next().await
+    {
+        left = left.saturating_sub(bytes.len());
+    }
 }
 
 /// Returns the length of a body, if its header says it.
@@ -144,17 +147,9 @@ pub(super) async fn limited(server: &Server, mut request: Request, next: Next) -
     }
     // A sender that asks before it sends is not asked for what is discarded.
     if !request.headers().contains_key(EXPECT) {
-        let discard = async {
-            let mut body = request.into_body().into_data_stream();
-            let mut left = DISCARDED_MAX;
-            while left > 0
-                && let Some(Ok(bytes)) = body.next().await
-            {
-                left = left.saturating_sub(bytes.len());
-            }
-        };
         // If the sender is too slow, it is cut off.
-        let _ = tokio::time::timeout(Duration::from_secs(server.settings.idle_seconds), discard).await;
+        let rest = discard(request.into_body().into_data_stream());
+        let _ = tokio::time::timeout(Duration::from_secs(server.settings.idle_seconds), rest).await;
     }
     HttpError::body_too_long().into_response()
 }

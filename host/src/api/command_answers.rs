@@ -26,6 +26,13 @@ pub(super) struct AcceptedCommand<'c> {
     position: Position,
     /// The number of its events.
     events: u32,
+    #[serde(flatten)]
+    more: More<'c>,
+}
+
+/// What an answer may have in addition, whether the command was accepted or refused.
+#[derive(Serialize, JsonSchema)]
+struct More<'c> {
     /// The time when the outcome was recorded, if it is that of an earlier request with the same id, in milliseconds since
     /// 1970-01-01T00:00:00Z.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,13 +68,8 @@ pub(super) struct RefusedCommand<'c> {
     /// The pause before the command should be sent again, if the host is busy.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
-    /// The time when the outcome was recorded, if it is that of an earlier request with the same id, in milliseconds since
-    /// 1970-01-01T00:00:00Z.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remembered_from_ms: Option<u64>,
-    /// What followed from the command, if the sender waits for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flow: Option<&'c Flow>,
+    #[serde(flatten)]
+    more: More<'c>,
 }
 
 /// The word for the outcome of a command that was refused.
@@ -174,8 +176,15 @@ fn write_members(to: &mut Vec<u8>, command_id: &str, outcome: &Outcome, flow: Op
         _ => None,
     };
     let (outcome, problem) = (word, Problem::new(problem, &detail));
-    let refused =
-        RefusedCommand { problem, command_id, outcome, actual, expected, retry_after_ms, remembered_from_ms, flow };
+    let refused = RefusedCommand {
+        problem,
+        command_id,
+        outcome,
+        actual,
+        expected,
+        retry_after_ms,
+        more: More { remembered_from_ms, flow },
+    };
     write_members_of(to, &refused);
 }
 
@@ -292,8 +301,7 @@ mod tests {
             version: Version(1),
             position: Position(2),
             events: 1,
-            remembered_from_ms: Some(7),
-            flow: Some(&Flow::default()),
+            more: More { remembered_from_ms: Some(7), flow: Some(&Flow::default()) },
         };
         let remembered = crate::model::Remembered { outcome: Box::new(accepted), remembered_from_ms: 7 };
         let mut written = vec![b'{'];

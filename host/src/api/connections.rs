@@ -30,7 +30,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -221,13 +221,13 @@ impl Connections {
         };
         let stall = Duration::from_secs(self.settings.stall_seconds);
         let head = Duration::from_secs(self.settings.header_seconds).min(idle);
-        let heads = Heads::accepted();
+        let heads = Arc::<Heads>::default();
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
         let listed = Listed { number, among: self.idle.clone() };
         if !place.is_reserve {
             self.idle.held().insert(number, heads.clone());
         }
-        let (stream, stalled) = Patient::new(stream, stall, heads.clone(), head);
+        let stream = Patient::new(stream, stall, heads.clone(), head);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(idle).keep_alive(!place.is_reserve);
         let served = Served {
@@ -246,23 +246,26 @@ impl Connections {
             let heads = served.heads.clone();
             let served = served.serve(stream);
             let served = match place.is_reserve {
-                false => {
-                    let mut served = std::pin::pin!(served);
-                    loop {
-                        tokio::select! {
-                            biased;
-                            ended = &mut served => break ended,
-                            // A request may have begun meanwhile.
-                            () = heads.asked_to_leave() => if heads.idle().is_some() { break Err(Failed::MadeRoom) },
-                        }
-                    }
-                }
+                false => unless_asked_to_leave(served, &heads).await,
                 // After this time it is closed in any case, to make room for the next probe.
                 true => tokio::time::timeout(PROBE_TIME_MAX, served).await.unwrap_or(Ok(())),
             };
             drop((listed, place));
-            ended(&traffic, peer, served, (&stalled, stall), (&heads, head), idle);
+            ended(&traffic, peer, served, &heads, [stall, head, idle]);
         });
+    }
+}
+
+/// Serves a connection until it ends, or is to make room for another one and is idle.
+async fn unless_asked_to_leave(serving: impl Future<Output = Result<(), Failed>>, heads: &Heads) -> Result<(), Failed> {
+    let mut serving = std::pin::pin!(serving);
+    loop {
+        tokio::select! {
+            biased;
+            served = &mut serving => return served,
+            // A request may have begun meanwhile.
+            () = heads.asked_to_leave() => if heads.idle().is_some() { return Err(Failed::MadeRoom) },
+        }
     }
 }
 
@@ -271,12 +274,11 @@ fn ended(
     traffic: &Traffic,
     peer: SocketAddr,
     served: Result<(), Failed>,
-    (stalled, stall): (&AtomicBool, Duration),
-    (heads, head): (&Heads, Duration),
-    idle: Duration,
+    heads: &Heads,
+    [stall, head, idle]: [Duration; 3],
 ) {
     match served {
-        _ if stalled.load(Ordering::Relaxed) => {
+        _ if heads.is_stalled() => {
             traffic.stalled.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(
                 "a client at {peer} read nothing for {stall:?}: its connection is closed (api.stall_seconds)"

@@ -256,16 +256,9 @@ impl Place {
             let permit = server.unless_closing(server.pages.clone().acquire_owned()).await?;
             return Ok(Self::Page { _permit: permit.expect("no semaphore of the API is closed") });
         }
-        server.streams.clone().try_acquire_owned().map(Self::Stream).map_err(|_| {
-            server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
-            let max = server.settings.streams_max;
-            let text = format!(
-                "{max} event streams are open, as many as the manifest's `api.streams_max` allows; a request with \
-                 `limit` of at most {PAGE_EVENTS_MAX} that searches nothing needs no stream"
-            );
-            tracing::warn!("{text}");
-            HttpError::new(ProblemType::NoRoom, text)
-        })
+        let otherwise =
+            format!("a request with `limit` of at most {PAGE_EVENTS_MAX} that searches nothing needs no stream");
+        stream_permit(server, &otherwise).map(Self::Stream)
     }
 
     /// Returns how many pages may wait for the client. A small read must not wait for it, so all of its pages may.
@@ -275,6 +268,18 @@ impl Place {
             Self::Stream(_) => 1,
         }
     }
+}
+
+/// Returns the permit for a stream. `otherwise` says what to do if as many are open as may be.
+pub(super) fn stream_permit(server: &Server, otherwise: &str) -> Result<OwnedSemaphorePermit, HttpError> {
+    server.streams.clone().try_acquire_owned().map_err(|_| {
+        server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
+        let max = server.settings.streams_max;
+        let text =
+            format!("{max} event streams are open, as many as the manifest's `api.streams_max` allows; {otherwise}");
+        tracing::warn!("{text}");
+        HttpError::new(ProblemType::NoRoom, text)
+    })
 }
 
 /// What a client reads, and how far it is.
@@ -594,23 +599,9 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{StreamId, Version};
 
     fn event(payload: &[u8]) -> RecordedEvent {
-        RecordedEvent {
-            id: uuid::Uuid::nil(),
-            position: Position(7),
-            stream: StreamId::new("order", "a/b"),
-            version: Version(2),
-            name: "OrderCreated".into(),
-            payload: payload.to_vec(),
-            time_ms: 5,
-            first_ms: None,
-            correlation_id: "c".into(),
-            causation_id: "d".into(),
-            hops: 0,
-            headers: Vec::new(),
-        }
+        RecordedEvent { payload: payload.to_vec(), ..RecordedEvent::example() }
     }
 
     #[test]

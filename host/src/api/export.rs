@@ -3,7 +3,7 @@
 
 use super::Server;
 use super::answer::HttpError;
-use super::problem::ProblemType;
+use super::events::stream_permit;
 use crate::export::Export;
 use crate::host::Counted;
 use crate::store::{Error, Reader};
@@ -12,20 +12,12 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// An export counts as an event stream: it lasts as long as its client reads.
 pub(super) async fn export(State(server): State<Server>) -> Result<Response, HttpError> {
-    let permit = server.streams.clone().try_acquire_owned().map_err(|_| {
-        server.host.traffic().turned_away.fetch_add(1, Ordering::Relaxed);
-        let max = server.settings.streams_max;
-        let text = format!(
-            "{max} event streams are open, as many as the manifest's `api.streams_max` allows: try again later"
-        );
-        HttpError::new(ProblemType::NoRoom, text)
-    })?;
+    let permit = stream_permit(&server, "try again later")?;
     let store = server.host.store().clone();
     let newest = *store.head().borrow();
     let mut under_way = UnderWay { export: Export::new(store.identity(), newest), reader: None };

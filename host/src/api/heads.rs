@@ -6,15 +6,14 @@
 use axum::body::{Body, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep_until};
 
 /// What the reader of a connection's bytes and the service of its requests know of each other.
-#[derive(Default)]
 pub(super) struct Heads {
     /// The number of requests that the service has taken, and that it has answered completely.
     taken: AtomicU64,
@@ -23,25 +22,30 @@ pub(super) struct Heads {
     reads: AtomicBool,
     /// Whether a head took too long.
     is_late: AtomicBool,
+    /// Whether the client has read nothing for too long.
+    is_stalled: AtomicBool,
     /// Whether bytes have come that belong to no complete head, or to a handshake.
     has_begun: AtomicBool,
     /// Whether bytes of an answer wait until the client reads.
     has_unsent: AtomicBool,
     /// When the last answer was complete, in milliseconds since the connection was accepted.
     answered_ms: AtomicU64,
-    accepted: OnceLock<Instant>,
+    accepted: Instant,
     /// Tells the connection to make room for another one.
     leave: Notify,
 }
 
-impl Heads {
-    /// Notes that the connection is accepted.
-    pub(super) fn accepted() -> Arc<Self> {
-        let heads = Self::default();
-        heads.accepted.get_or_init(Instant::now);
-        Arc::new(heads)
+/// What is known of a connection that is accepted now.
+impl Default for Heads {
+    fn default() -> Self {
+        let [taken, answered, answered_ms] = std::array::from_fn(|_| AtomicU64::new(0));
+        let [reads, is_late, is_stalled, has_begun, has_unsent] = std::array::from_fn(|_| AtomicBool::new(false));
+        let (accepted, leave) = (Instant::now(), Notify::new());
+        Self { taken, answered, reads, is_late, is_stalled, has_begun, has_unsent, answered_ms, accepted, leave }
     }
+}
 
+impl Heads {
     /// Requests are read from now on.
     pub(super) fn begin(&self) {
         self.has_begun.store(false, Ordering::Release);
@@ -50,8 +54,7 @@ impl Heads {
 
     /// Returns for how long the client has sent nothing and waited for nothing. `None` if it does either.
     pub(super) fn idle(&self) -> Option<Duration> {
-        let is_busy = self.taken.load(Ordering::Acquire) != self.answered.load(Ordering::Acquire);
-        if is_busy || self.has_begun.load(Ordering::Acquire) || self.has_unsent.load(Ordering::Acquire) {
+        if self.is_busy() || self.has_begun.load(Ordering::Acquire) || self.has_unsent.load(Ordering::Acquire) {
             return None;
         }
         let since = Duration::from_millis(self.answered_ms.load(Ordering::Acquire));
@@ -70,8 +73,13 @@ impl Heads {
         }
     }
 
+    /// Whether a request is taken whose answer is not complete.
+    fn is_busy(&self) -> bool {
+        self.taken.load(Ordering::Acquire) != self.answered.load(Ordering::Acquire)
+    }
+
     fn age(&self) -> Duration {
-        self.accepted.get().map_or(Duration::ZERO, Instant::elapsed)
+        self.accepted.elapsed()
     }
 
     /// Has the connection end, to make room for another one.
@@ -87,6 +95,16 @@ impl Heads {
     /// Whether a head took too long.
     pub(super) fn is_late(&self) -> bool {
         self.is_late.load(Ordering::Acquire)
+    }
+
+    /// Whether the client has read nothing for too long.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_stalled.load(Ordering::Acquire)
+    }
+
+    /// Notes that the client has read nothing for too long.
+    pub(super) fn stall(&self) {
+        self.is_stalled.store(true, Ordering::Release);
     }
 
     /// Notes that the head of a request is complete. Its answer is complete when the returned value is dropped.
@@ -143,13 +161,15 @@ impl HttpBody for Answering {
 pub(super) struct HeadTime {
     heads: Arc<Heads>,
     time_max: Duration,
-    /// The deadline of the head that is being sent, and the number of requests that were taken when it began.
-    deadline: Option<(Pin<Box<Sleep>>, u64)>,
+    /// When the head that is being sent must be complete, and the number of requests that were taken when it began.
+    due: Option<(Instant, u64)>,
+    /// What wakes the task then.
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl HeadTime {
     pub(super) fn new(heads: Arc<Heads>, time_max: Duration) -> Self {
-        Self { heads, time_max, deadline: None }
+        Self { heads, time_max, due: None, sleep: None }
     }
 
     /// Returns what the connection knows of its requests.
@@ -158,26 +178,31 @@ impl HeadTime {
     }
 
     /// Notes that bytes have come.
-    pub(super) fn came(&mut self) {
+    pub(super) fn came(&mut self, now: Instant) {
+        if self.heads.is_busy() {
+            return;
+        }
+        self.heads.has_begun.store(true, Ordering::Release);
+        // Bytes of a handshake belong to no head.
+        if self.due().is_none() && self.heads.reads.load(Ordering::Acquire) {
+            self.due = Some((now + self.time_max, self.heads.taken.load(Ordering::Acquire)));
+        }
+    }
+
+    /// Returns when the head that is being sent must be complete, if one is being sent.
+    fn due(&self) -> Option<Instant> {
         let taken = self.heads.taken.load(Ordering::Acquire);
-        if taken == self.heads.answered.load(Ordering::Acquire) {
-            self.heads.has_begun.store(true, Ordering::Release);
-        }
-        let is_head = self.heads.reads.load(Ordering::Acquire) && taken == self.heads.answered.load(Ordering::Acquire);
-        match &self.deadline {
-            Some((_, begun)) if *begun == taken => {}
-            _ => self.deadline = is_head.then(|| (Box::pin(tokio::time::sleep(self.time_max)), taken)),
-        }
+        self.due.and_then(|(due, begun)| (begun == taken).then_some(due))
     }
 
     /// Returns whether the head that is being sent takes too long. Otherwise the task is woken when it does.
     pub(super) fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some((deadline, begun)) = &mut self.deadline else { return false };
-        if *begun != self.heads.taken.load(Ordering::Acquire) {
-            self.deadline = None;
-            return false;
+        let Some(due) = self.due() else { return false };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due.into())));
+        if sleep.deadline() != due.into() {
+            sleep.as_mut().reset(due.into());
         }
-        let is_late = deadline.as_mut().poll(cx).is_ready();
+        let is_late = sleep.as_mut().poll(cx).is_ready();
         if is_late {
             self.heads.is_late.store(true, Ordering::Release);
         }
@@ -192,15 +217,14 @@ mod tests {
 
     #[test]
     fn a_connection_is_idle_between_two_requests() {
-        let heads = Heads::accepted();
+        let heads = Arc::<Heads>::default();
         let mut time = HeadTime::new(heads.clone(), Duration::from_secs(1));
         assert!(heads.idle().is_some(), "it is silent");
         heads.has_begun.store(true, Ordering::Release);
         assert!(heads.idle().is_none(), "a handshake has begun");
         heads.begin();
         assert!(heads.idle().is_some());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { time.came() });
+        time.came(Instant::now());
         assert!(heads.idle().is_none(), "a head has begun");
         let request = heads.take();
         assert!(heads.idle().is_none(), "a request is being answered");
@@ -212,32 +236,35 @@ mod tests {
         assert!(heads.idle().is_some());
     }
 
-    /// Longer than a head may take here.
-    const LONG: Duration = Duration::from_millis(60);
-
-    async fn is_late_after(time: &mut HeadTime, pause: Duration) -> bool {
-        tokio::time::sleep(pause).await;
-        poll_fn(|cx| Poll::Ready(time.is_late(cx))).await
+    #[test]
+    fn only_a_head_that_has_begun_has_little_time() {
+        const MAX: Duration = Duration::from_secs(10);
+        let (heads, first) = (Arc::new(Heads::default()), Instant::now());
+        let later = |seconds| first + Duration::from_secs(seconds);
+        let mut time = HeadTime::new(heads.clone(), MAX);
+        time.came(first);
+        assert_eq!(time.due(), None, "a handshake is no head");
+        heads.begin();
+        assert_eq!(time.due(), None, "nothing has begun");
+        time.came(first);
+        assert_eq!(time.due(), Some(first + MAX));
+        let request = heads.take();
+        time.came(later(1));
+        assert_eq!(time.due(), None, "a body has its own time");
+        drop(request);
+        assert_eq!(time.due(), None, "a connection may wait for its next request");
+        time.came(later(2));
+        time.came(later(9));
+        assert_eq!(time.due(), Some(later(2) + MAX), "more bytes do not give more time");
     }
 
     #[tokio::test]
-    async fn only_a_head_that_has_begun_has_little_time() {
+    async fn a_head_that_is_due_is_late() {
         let heads = Arc::new(Heads::default());
-        let mut time = HeadTime::new(heads.clone(), Duration::from_millis(30));
-        time.came();
-        assert!(!is_late_after(&mut time, LONG).await, "a handshake is no head");
+        let mut time = HeadTime::new(heads.clone(), Duration::ZERO);
         heads.begin();
-        assert!(!is_late_after(&mut time, LONG).await, "nothing has begun");
-        time.came();
-        let request = heads.take();
-        time.came();
-        assert!(!is_late_after(&mut time, LONG).await, "a body has its own time");
-        drop(request);
-        assert!(!is_late_after(&mut time, LONG).await, "a connection may wait for its next request");
-        time.came();
-        tokio::time::sleep(LONG).await;
-        time.came();
-        assert!(is_late_after(&mut time, Duration::ZERO).await, "more bytes do not give more time");
+        time.came(Instant::now());
+        poll_fn(|cx| if time.is_late(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         assert!(heads.is_late());
     }
 }

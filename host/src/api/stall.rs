@@ -7,9 +7,8 @@ use super::heads::{HeadTime, Heads};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -21,15 +20,12 @@ pub(super) struct Patient<S> {
     time_max: Duration,
     /// The deadline of a write that waits.
     deadline: Option<Pin<Box<Sleep>>>,
-    stalled: Arc<AtomicBool>,
 }
 
 impl<S> Patient<S> {
-    /// Wraps a stream. The flag turns true if a write fails because the client does not read.
-    pub(super) fn new(stream: S, time_max: Duration, heads: Arc<Heads>, head_max: Duration) -> (Self, Arc<AtomicBool>) {
-        let stalled = Arc::<AtomicBool>::default();
-        let head_time = HeadTime::new(heads, head_max);
-        (Self { stream, head_time, time_max, deadline: None, stalled: stalled.clone() }, stalled)
+    /// Wraps a stream. What its client does is noted in `heads`.
+    pub(super) fn new(stream: S, time_max: Duration, heads: Arc<Heads>, head_max: Duration) -> Self {
+        Self { stream, head_time: HeadTime::new(heads, head_max), time_max, deadline: None }
     }
 
     /// Returns the stream itself.
@@ -47,7 +43,7 @@ impl<S> Patient<S> {
         let time_max = self.time_max;
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time_max)));
         ready!(deadline.as_mut().poll(cx));
-        self.stalled.store(true, Ordering::Relaxed);
+        self.head_time.heads().stall();
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
     }
 }
@@ -57,7 +53,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.head_time.came();
+            self.head_time.came(Instant::now());
         }
         if read.is_pending() && self.head_time.is_late(cx) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request takes too long")));
@@ -135,12 +131,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_may_be_slow_but_not_still() {
-        let (mut stream, stalled) = Patient::new(
-            Reader { looks: vec![5, 0, 3] },
-            Duration::from_secs(60),
-            Arc::default(),
-            Duration::from_secs(60),
-        );
+        let (heads, minute) = (Arc::<Heads>::default(), Duration::from_secs(60));
+        let mut stream = Patient::new(Reader { looks: vec![5, 0, 3] }, minute, heads.clone(), minute);
         for _ in 0..3 {
             let written = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"page")).await;
             assert_eq!(written.unwrap(), 4);
@@ -149,6 +141,6 @@ mod tests {
         stream.time_max = Duration::from_millis(1);
         let error = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"page")).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(stalled.load(Ordering::Relaxed));
+        assert!(heads.is_stalled());
     }
 }

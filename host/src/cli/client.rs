@@ -3,10 +3,9 @@
 use super::failure::CommandFailure;
 use super::host_file::HostFile;
 use crate::api::INSTANCE;
+use crate::certificates;
 use crate::secret;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -197,27 +196,17 @@ fn authorization(file: &Path) -> Result<String, CommandFailure> {
 
 /// Returns the settings of TLS: the certificates of this machine, and those of a file.
 fn tls(ca: Option<&Path>) -> Result<TlsConfig, CommandFailure> {
-    let mut roots: Vec<Certificate<'static>> = Vec::new();
-    for root in rustls_native_certs::load_native_certs().certs {
-        roots.push(Certificate::from_der(&root).to_owned());
-    }
+    let mut roots = certificates::of_machine();
     if let Some(file) = ca {
-        let unreadable = |cause: String| {
+        let unreadable = |cause| {
+            let file = file.display();
             CommandFailure::usage(format!(
-                "{} of --ca can't be read: {cause}; it must be a PEM file with certificates",
-                file.display()
+                "{file} of --ca can't be read: {cause}; it must be a PEM file with certificates"
             ))
         };
-        crate::paths::require_file(file).map_err(|cause| unreadable(cause.to_string()))?;
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(file).map_err(|cause| unreadable(cause.to_string()))? {
-            let certificate = certificate.map_err(|cause| unreadable(cause.to_string()))?;
-            roots.push(Certificate::from_der(&certificate).to_owned());
-        }
-        if roots.len() == before {
-            return Err(unreadable("it has none".to_owned()));
-        }
+        roots.extend(certificates::of_file(file).map_err(unreadable)?);
     }
+    let roots: Vec<_> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(RootCerts::Specific(Arc::new(roots)));
     Ok(config.unversioned_rustls_crypto_provider(provider).build())

@@ -296,20 +296,7 @@ mod tests {
 
     #[test]
     fn a_line_shows_what_is_there_and_leaves_out_what_is_not() {
-        let event = RecordedEvent {
-            id: Uuid::nil(),
-            position: Position(7),
-            stream: StreamId::new("order", "a/b"),
-            version: Version(2),
-            name: "OrderCreated".into(),
-            payload: br#"{"b":1.50}"#.to_vec(),
-            time_ms: 5,
-            first_ms: None,
-            correlation_id: "c".into(),
-            causation_id: "d".into(),
-            hops: 0,
-            headers: Vec::new(),
-        };
+        let event = RecordedEvent { payload: br#"{"b":1.50}"#.to_vec(), ..RecordedEvent::example() };
         let text = |event: &RecordedEvent| {
             let mut text = Vec::new();
             add(&mut text, &EventLine::of(event));

@@ -368,14 +368,7 @@ mod tests {
             position: Position(position),
             stream: StreamId::new("order", aggregate),
             version: Version(version),
-            name: "OrderCreated".into(),
-            payload: b"{}".to_vec(),
-            time_ms: 5,
-            first_ms: None,
-            correlation_id: "c".into(),
-            causation_id: "d".into(),
-            hops: 0,
-            headers: Vec::new(),
+            ..RecordedEvent::example()
         }
     }
 

@@ -3,13 +3,13 @@
 use super::endpoint::{Endpoint, Ready, Unready, shown};
 use super::{Answering, Attempted, Server, Transport};
 use crate::address::is_granted;
+use crate::certificates;
 use crate::clock::Clock;
 use crate::model::KeptRequest;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Client, Response};
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
 use std::error::Error as StdError;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ const TEMPORARY: [u16; 7] = [408, 425, 429, 500, 502, 503, 504];
 /// The root certificates of this machine.
 static MACHINE_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots.add_parsable_certificates(certificates::of_machine());
     roots
 });
 
@@ -97,20 +97,14 @@ fn tls(ca_file: Option<&Path>, is_used: bool) -> Result<ClientConfig, String> {
     if is_used {
         roots.clone_from(&MACHINE_ROOTS);
         if let Some(file) = ca_file {
-            let unreadable = |cause: &dyn std::fmt::Display| {
+            let unreadable = |cause: String| {
                 format!(
                     "the certificates in `ca_file`, {}, can't be read: {cause}; it must be a PEM file",
                     file.display()
                 )
             };
-            let certificates = CertificateDer::pem_file_iter(file).map_err(|cause| unreadable(&cause))?;
-            let before = roots.len();
-            for certificate in certificates {
-                let certificate = certificate.map_err(|cause| unreadable(&cause))?;
-                roots.add(certificate).map_err(|cause| unreadable(&cause))?;
-            }
-            if roots.len() == before {
-                return Err(unreadable(&"it has none"));
+            for certificate in certificates::of_file(file).map_err(unreadable)? {
+                roots.add(certificate).map_err(|cause| unreadable(cause.to_string()))?;
             }
         }
         if roots.is_empty() {

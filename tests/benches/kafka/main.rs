@@ -14,7 +14,7 @@ mod sink;
 mod usage;
 
 use wasmill_tests::kafka::Kafka;
-use wasmill_tests::report::Report;
+use wasmill_tests::report::{self, Report};
 
 /// A benchmark and its name.
 type Benchmark = (&'static str, fn(&Kafka, &mut Report));
@@ -30,12 +30,6 @@ const ALL: [Benchmark; 6] = [
 
 fn main() {
     let Some(kafka) = Kafka::shared() else { return };
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let mut report = Report::default();
-    for (name, measure) in ALL {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            measure(&kafka, &mut report);
-        }
-    }
-    report.write();
+    let kafka = &kafka;
+    report::run(ALL.map(|(name, measure)| (name, move |report: &mut Report| measure(kafka, report))));
 }

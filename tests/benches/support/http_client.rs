@@ -15,10 +15,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
+use wasmill_tests::certificates::client_config;
 
 /// Host and port.
 pub(crate) type Address = String;
@@ -59,12 +57,7 @@ pub(crate) struct Secured {
 impl Secured {
     /// Makes a way to a server with a certificate for `localhost` that this authority has issued.
     pub(crate) fn new(address: Address, authority: &str) -> Self {
-        let mut roots = RootCertStore::empty();
-        let root = CertificateDer::from_pem_slice(authority.as_bytes()).expect("a certificate in PEM");
-        roots.add(root).expect("the certificate of an authority");
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions().expect("TLS 1.2 and 1.3");
-        Self { address, connector: Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into() }
+        Self { address, connector: client_config(authority).into() }
     }
 }
 

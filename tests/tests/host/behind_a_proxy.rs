@@ -3,11 +3,12 @@
 
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wasmill_driver::api::Client;
 use wasmill_tests::certificates::Authority;
 use wasmill_tests::proxy::{Proxy, Upstream};
 use wasmill_tests::setting::Setting;
+use wasmill_tests::waiting::until;
 
 const WAIT: Duration = Duration::from_secs(60);
 const SENDERS: u64 = 4;
@@ -76,13 +77,13 @@ fn tokens_and_certificates_are_replaced_under_load_without_a_failed_request() {
                 let (gone, next) = if round % 2 == 1 { ("token-1", round + 1) } else { ("token-2", round + 1) };
                 // The proxy reads its token for each request, so no request with the old one is on its way after a while.
                 let quiet = sent.load(Ordering::Relaxed) + 4 * SENDERS;
-                until(|| sent.load(Ordering::Relaxed) >= quiet);
+                until("requests carry the second token", || sent.load(Ordering::Relaxed) >= quiet);
                 grocery.write(gone, token(next));
                 renew();
                 let read_again = format!("round {round}");
                 let before = std::mem::take(&mut ends_before);
                 let quiet = sent.load(Ordering::Relaxed) + 100;
-                until(|| {
+                until("the host has read them again", || {
                     let count = host.log().matches("tokens and certificates of the API were read again").count() as u64;
                     count >= round && sent.load(Ordering::Relaxed) >= quiet
                 });
@@ -99,12 +100,4 @@ fn tokens_and_certificates_are_replaced_under_load_without_a_failed_request() {
     assert_eq!(status["api"]["handshakes_failed"], 0, "{}", status["api"]);
     let accepted = status["api"]["commands"]["accepted"].as_u64().expect("a number");
     assert_eq!(accepted, sent.load(Ordering::Relaxed), "each request was answered once");
-}
-
-fn until(condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + WAIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
 }

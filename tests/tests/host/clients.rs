@@ -5,6 +5,7 @@ use std::fs;
 use wasmill_driver::api::Client;
 use wasmill_tests::host::{Answer, TestHost};
 use wasmill_tests::setting::Setting;
+use wasmill_tests::waiting::until;
 
 /// One client for each scope, and one that is limited to some types and projections.
 const CLIENTS: [(&str, &str); 6] = [
@@ -167,33 +168,25 @@ fn a_token_is_rotated_while_the_host_runs() {
     setting.manifest(&both);
     let answer = asked(&host, Some(&token("admin")), "POST", "/v1/manifest/reload");
     assert_eq!(answer.status, 200, "{answer:?}");
-    until(|| is_let_in(&token("newer")));
+    until("the second token is valid", || is_let_in(&token("newer")));
     assert!(is_let_in(&token("admin")));
     // The first is rotated out by its file.
     fs::remove_file(setting.path("tokens/admin")).expect("remove a token");
-    until(|| !is_let_in(&token("admin")));
+    until("the first token is rotated out", || !is_let_in(&token("admin")));
     assert!(is_let_in(&token("newer")));
     let status = host.until("the missing file is told", |status| !status["api"]["error"].is_null());
     assert!(status["api"]["error"].as_str().is_some_and(|error| error.contains("api.clients.admin.tokens[0]")));
     // A file with something else in it lets nobody in, and comes into effect once it is right.
     setting.write("tokens/admin", "short");
-    until(|| host.status()["api"]["error"].to_string().contains("is no token"));
+    until("the wrong file is told", || host.status()["api"]["error"].to_string().contains("is no token"));
     setting.write("tokens/admin", token("newest"));
-    until(|| is_let_in(&token("newest")));
+    until("the right file is valid", || is_let_in(&token("newest")));
     assert_eq!(host.status()["api"]["error"], Value::Null);
     // A manifest with a token that can't be read is refused as a whole.
     setting.manifest(&both.replace("tokens/admin-2", "tokens/none"));
     let answer = asked(&host, Some(&token("newer")), "POST", "/v1/manifest/reload");
     assert!(answer.status == 422 && answer.body.to_string().contains("tokens[1]"), "{answer:?}");
     assert!(is_let_in(&token("newer")));
-}
-
-fn until(condition: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !condition() {
-        assert!(std::time::Instant::now() < deadline, "waited in vain");
-        std::thread::park_timeout(std::time::Duration::from_millis(20));
-    }
 }
 
 #[test]

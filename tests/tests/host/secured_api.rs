@@ -8,6 +8,7 @@ use std::time::Duration;
 use wasmill_driver::api::Client;
 use wasmill_tests::certificates::{Authority, Issued};
 use wasmill_tests::setting::Setting;
+use wasmill_tests::waiting::until;
 
 const WAIT: Duration = Duration::from_secs(60);
 const TOKEN: &str = "boss-token-0123456789";
@@ -130,11 +131,7 @@ fn a_client_is_recognised_by_its_certificate() {
     assert_eq!(client.get(&host.url("/v1/status")).expect("an answer").status, 200);
     setting.manifest(&format!("{PLUGIN}{TLS}client_ca_file = 'ca.pem'\n{BOSS}"));
     assert_eq!(host.post("/v1/manifest/reload", &json!({}), &[]).status, 200);
-    let deadline = std::time::Instant::now() + WAIT;
-    while client.get(&host.url("/v1/status")).expect("an answer").status != 401 {
-        assert!(std::time::Instant::now() < deadline, "it is still recognised");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    until("it is recognised no more", || client.get(&host.url("/v1/status")).expect("an answer").status == 401);
 }
 
 #[test]
@@ -263,20 +260,14 @@ fn bodies_beyond_the_room_for_all_are_refused() {
         let held = half(chunked);
         // The room is taken once the host has seen the first request.
         let body = json!("y".repeat(700_000));
-        let deadline = std::time::Instant::now() + WAIT;
-        let refused = loop {
+        until("there is no room", || {
             let answer = host.post("/v1/commands/order/1/CreateOrder", &body, &[]);
-            if answer.status == 503 {
-                break answer;
-            }
-            assert!(std::time::Instant::now() < deadline, "{answer:?}");
-        };
-        assert!(refused.body.to_string().contains("api.in_flight_mib"), "{refused:?}");
+            let is_refused = answer.status == 503;
+            assert!(!is_refused || answer.body.to_string().contains("api.in_flight_mib"), "{answer:?}");
+            is_refused
+        });
         assert_eq!(host.post("/v1/commands/order/1/Nonsense", &json!({}), &[]).status, 400, "a small body finds room");
         drop(held);
-        let deadline = std::time::Instant::now() + WAIT;
-        while host.post("/v1/commands/order/1/Nonsense", &body, &[]).status == 503 {
-            assert!(std::time::Instant::now() < deadline, "the room is free again");
-        }
+        until("the room is free again", || host.post("/v1/commands/order/1/Nonsense", &body, &[]).status != 503);
     }
 }

@@ -13,6 +13,7 @@ use wasmill_tests::host::TestHost;
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::setting::{ORDERS, Setting};
 use wasmill_tests::topic;
+use wasmill_tests::waiting::until;
 
 const WAIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
@@ -273,12 +274,4 @@ fn each_counts_once(host: &TestHost, orders: u64) {
     let status = host.status();
     let commands = &status["commands"][0];
     assert_eq!((&commands["accepted"], &commands["rejected"]), (&orders.into(), &0.into()), "{status:#}");
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + WAIT;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
 }

@@ -142,22 +142,15 @@ impl Feed for EventFeed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{StreamId, Version};
+    use crate::model::StreamId;
 
     fn event(payload: &str) -> RecordedEvent {
         RecordedEvent {
-            id: uuid::Uuid::nil(),
-            position: Position(7),
             stream: StreamId::new("order", "b1"),
-            version: Version(2),
-            name: "OrderCreated".into(),
             payload: payload.as_bytes().to_vec(),
             time_ms: 0,
-            first_ms: None,
-            correlation_id: "c".into(),
             causation_id: "e".into(),
-            hops: 0,
-            headers: Vec::new(),
+            ..RecordedEvent::example()
         }
     }
 

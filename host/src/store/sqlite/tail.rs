@@ -126,18 +126,14 @@ mod tests {
     fn event(position: u64) -> (i64, RecordedEvent) {
         let number = (position % 2) as i64;
         let event = RecordedEvent {
-            id: uuid::Uuid::nil(),
             position: Position(position),
             stream: StreamId::new("order", "1"),
             version: Version(position),
             name: if number == 0 { "Even".into() } else { "Odd".into() },
             payload: vec![0; 100],
-            time_ms: 0,
-            first_ms: None,
             correlation_id: "".into(),
             causation_id: "".into(),
-            hops: 0,
-            headers: Vec::new(),
+            ..RecordedEvent::example()
         };
         (number, event)
     }
