@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig, TlsConfigBuilder, TlsProvider};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 
 /// The reason why a call has no answer.
 pub use ureq::Error;
@@ -29,26 +29,24 @@ pub struct Answer {
 impl Client {
     /// Makes a client whose calls time out after `wait`.
     pub fn new(wait: Duration) -> Self {
-        let config = Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false);
-        // No proxy can reach a loopback address.
-        Self { agent: config.proxy(None).build().into(), authorization: None }
+        Self::over(wait, TlsConfig::default())
     }
 
-    /// Makes a client that sends a token, and recognises the host by a certificate in PEM.
-    pub fn secured(wait: Duration, certificate: &str, token: Option<&str>) -> Result<Self, Error> {
-        Ok(Self::over_tls(wait, tls(certificate)?).with_token(token))
+    /// Makes a client that recognises the host by a certificate in PEM.
+    pub fn secured(wait: Duration, certificate: &str) -> Result<Self, Error> {
+        Ok(Self::over(wait, tls(certificate)?.build()))
     }
 
     /// Makes a client that presents a certificate, and recognises the host by another one. All are in PEM.
     pub fn certified(wait: Duration, host_certificate: &str, certificate: &str, key: &str) -> Result<Self, Error> {
         let (chain, key) = (Certificate::from_pem(certificate.as_bytes())?, PrivateKey::from_pem(key.as_bytes())?);
         let own = ClientCert::new_with_certs(&[chain], key);
-        Ok(Self::over_tls(wait, tls(host_certificate)?.client_cert(Some(own))))
+        Ok(Self::over(wait, tls(host_certificate)?.client_cert(Some(own)).build()))
     }
 
-    fn over_tls(wait: Duration, tls: TlsConfigBuilder) -> Self {
-        let config =
-            Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false).tls_config(tls.build());
+    fn over(wait: Duration, tls: TlsConfig) -> Self {
+        let config = Agent::config_builder().timeout_global(Some(wait)).http_status_as_error(false).tls_config(tls);
+        // No proxy can reach a loopback address.
         Self { agent: config.proxy(None).build().into(), authorization: None }
     }
 
@@ -60,11 +58,7 @@ impl Client {
 
     /// Sends a GET request to a URL.
     pub fn get(&self, url: &str) -> Result<Answer, Error> {
-        let mut request = self.agent.get(url);
-        if let Some(authorization) = &self.authorization {
-            request = request.header("authorization", authorization);
-        }
-        read(request.call()?)
+        read(self.identified(self.agent.get(url)).call()?)
     }
 
     /// Sends a GET request to a URL, with another name in its `Host` header.
@@ -74,14 +68,17 @@ impl Client {
 
     /// Sends a POST request with JSON to a URL.
     pub fn post(&self, url: &str, body: &Value, headers: &[(&str, &str)]) -> Result<Answer, Error> {
-        let mut request = self.agent.post(url);
-        if let Some(authorization) = &self.authorization {
-            request = request.header("authorization", authorization);
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
+        let request = self.identified(self.agent.post(url));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         read(request.send_json(body)?)
+    }
+
+    /// Adds who the client is to a request.
+    fn identified<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
     }
 }
 

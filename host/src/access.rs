@@ -11,7 +11,7 @@ mod tls;
 mod tokens;
 
 pub use client::{Caller, Client, Recognised, Unrecognised};
-pub use tls::{Certificate, Trust};
+pub use tls::Trust;
 
 use crate::file_watch::FileIdentity;
 use crate::manifest::{Api, Manifest, Value};
@@ -115,7 +115,8 @@ impl Access {
     }
 
     /// Reads the credentials again if a file has changed since, or could not be read. This blocks while files are looked at and read.
-    pub fn refresh(&self) {
+    /// Returns their condition.
+    pub fn refresh(&self) -> Condition {
         let mut source = self.source.held();
         let found = identities(&source.settings);
         if found == source.read {
@@ -128,7 +129,7 @@ impl Access {
         } else {
             source.changing = Some(found);
         }
-        self.tell(&mut source);
+        self.tell(&mut source)
     }
 
     fn read_again(&self, source: &mut Source) {
@@ -145,15 +146,16 @@ impl Access {
         self.changes.send_replace(());
     }
 
-    /// Logs what is wrong, if that is news.
-    fn tell(&self, source: &mut Source) {
-        let error = self.condition().error;
-        if source.told != error {
-            if let Some(error) = &error {
+    /// Logs what is wrong, if that is news, and returns the condition.
+    fn tell(&self, source: &mut Source) -> Condition {
+        let condition = self.condition();
+        if source.told != condition.error {
+            if let Some(error) = &condition.error {
                 tracing::error!("{error}");
             }
-            source.told = error;
+            source.told.clone_from(&condition.error);
         }
+        condition
     }
 
     /// Returns what is wrong, and when the certificate ends.

@@ -14,6 +14,7 @@ mod command_answers;
 mod commands;
 mod connections;
 mod dead_letters;
+mod event_lines;
 mod events;
 mod export;
 mod flows;
@@ -44,7 +45,7 @@ pub(crate) use instance::INSTANCE;
 pub use starting::serve_starting;
 
 use crate::access::Access;
-use crate::host::Host;
+use crate::host::{Host, Traffic};
 use crate::manifest;
 use crate::supervise::Held as _;
 use answer::HttpError;
@@ -103,9 +104,9 @@ struct Shared {
     /// The turn of the batch whose line finds no room there.
     line_turn: batches::LineTurn,
     /// What clients changed.
-    audit: Arc<AuditLog>,
+    audit: AuditLog,
     /// The OpenAPI document.
-    document: Arc<openapi::Document>,
+    document: openapi::Document,
     /// A flag that turns true when the API stops, so that requests that would wait forever end.
     closing: watch::Receiver<bool>,
 }
@@ -170,30 +171,19 @@ pub async fn serve(
         access: access.clone(),
         line_turn: Arc::new(Semaphore::new(1)),
         audit: AuditLog::new(&manifest.data),
-        document: Arc::default(),
+        document: openapi::Document::default(),
         closing: closing.clone(),
     }));
-    let traffic = host.traffic().clone();
-    let probes = listeners.probes.map(|listener| {
-        let settings = of_probes(&settings);
-        let router = probes_router(server.clone());
-        Connections::new(settings, None, traffic.clone(), router).serve(listener, closing.clone())
-    });
-    let connections = Connections::new(settings, Some(access.clone()), traffic, router(server));
+    let routers = Routers { all: router(server.clone()), probes: probes_router(server) };
+    let serving = serve_both(listeners, settings, access.clone(), host.traffic(), routers, &closing);
     let asked = async move {
         shutdown.await;
         close.send_replace(true);
         // The server itself sets no limit; the time for running requests is limited below.
         std::future::pending::<()>().await;
     };
-    let all = async {
-        match probes {
-            Some(probes) => _ = tokio::join!(connections.serve(listeners.all, closing.clone()), probes),
-            None => connections.serve(listeners.all, closing.clone()).await,
-        }
-    };
     tokio::select! {
-        () = all => {}
+        () = serving => {}
         () = asked => {}
         () = follow_credentials(&access, &host) => {}
         () = out_of_patience(closing.clone()) => {
@@ -211,9 +201,32 @@ fn refuse_exposed(listener: &TcpListener, settings: &manifest::Api) -> io::Resul
         .map_err(|cause| io::Error::new(io::ErrorKind::InvalidInput, format!("`api.listen` {cause}")))
 }
 
-/// Returns the settings of the listener for probes. Few programs need it.
-fn of_probes(settings: &manifest::Api) -> manifest::Api {
-    manifest::Api { connections_max: PROBE_CONNECTIONS_MAX, ..settings.clone() }
+/// What the listeners serve.
+struct Routers {
+    all: Router,
+    probes: Router,
+}
+
+/// Serves on both listeners until `closing` is true.
+async fn serve_both(
+    listeners: Listeners,
+    settings: manifest::Api,
+    access: Arc<Access>,
+    traffic: &Arc<Traffic>,
+    routers: Routers,
+    closing: &watch::Receiver<bool>,
+) {
+    // Few programs need the listener for probes.
+    let of_probes = manifest::Api { connections_max: PROBE_CONNECTIONS_MAX, ..settings.clone() };
+    let all = Connections::new(settings, Some(access), traffic.clone(), routers.all);
+    let all = all.serve(listeners.all, closing.clone());
+    match listeners.probes {
+        Some(listener) => {
+            let probes = Connections::new(of_probes, None, traffic.clone(), routers.probes);
+            tokio::join!(all, probes.serve(listener, closing.clone()));
+        }
+        None => all.await,
+    }
 }
 
 /// Reads tokens and certificates again when they change, on disk or in the manifest. It never ends.
@@ -225,8 +238,7 @@ async fn follow_credentials(access: &Arc<Access>, host: &Arc<Host>) {
         let (access, host) = (access.clone(), host.clone());
         let look = move || {
             access.apply(&host.manifest().api);
-            access.refresh();
-            *host.traffic().access.held() = access.condition();
+            *host.traffic().access.held() = access.refresh();
         };
         if tokio::task::spawn_blocking(look).await.is_err() {
             tracing::error!("the tokens and certificates of the API could not be read again");

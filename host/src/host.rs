@@ -257,12 +257,12 @@ impl Host {
         }
     }
 
-    /// Returns the parts that run now.
     /// Returns the manifest that the host applies, with the ports that it has bound.
     pub fn manifest(&self) -> Arc<Manifest> {
         self.parts().manifest.clone()
     }
 
+    /// Returns the parts that run now.
     fn parts(&self) -> Arc<Parts> {
         self.parts.borrow().clone()
     }

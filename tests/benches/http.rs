@@ -12,7 +12,6 @@ use axum::body::Bytes;
 use axum::routing::post;
 use http_client::{Address, Plain, Secured, batch, load, request};
 use serde_json::json;
-use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use wasmill_tests::certificates::Authority;
@@ -83,11 +82,15 @@ fn all_accepted(host: &TestHost, accepted: u64) {
     assert_eq!((outcomes["accepted"].as_u64(), sum), (Some(accepted), accepted), "{outcomes}");
 }
 
+/// Makes the requests with a command for each aggregate. `more` has further headers, each with its line end.
+fn adding(more: &str) -> Vec<Bytes> {
+    let path = |number: u64| format!("/v1/commands/cart/cart-{number}/AddItems");
+    (0..AGGREGATES).map(|number| request(&path(number), more, PAYLOAD)).collect()
+}
+
 /// Measures commands that are sent one by one.
 fn commands(report: &mut Report) {
-    let requests: Vec<Bytes> = (0..AGGREGATES)
-        .map(|number| request("POST", &format!("/v1/commands/cart/cart-{number}/AddItems"), "", PAYLOAD).into())
-        .collect();
+    let requests = adding("");
     let (no_op, (_setting, host)) = (NoOp::start(), carts());
     let address = host.address();
     let rate = |address: &str| load(&Plain(address.to_owned()), &requests, IN_FLIGHT, REQUESTS);
@@ -106,7 +109,7 @@ fn batches(report: &mut Report) {
         )
     };
     let lines: Bytes = (0..AGGREGATES).map(line).collect::<String>().into();
-    let requests: [Bytes; 1] = [request("POST", "/v1/commands/cart/cart-1/AddItems", "", PAYLOAD).into()];
+    let requests = [request("/v1/commands/cart/cart-1/AddItems", "", PAYLOAD)];
     let (no_op, (_setting, host)) = (NoOp::start(), carts());
     let client = Plain(host.address());
     let [nothing, batched, direct] = rounds(
@@ -141,11 +144,7 @@ fn secured(report: &mut Report) {
     let safe_host = safe.start().secured(&authority.pem(), TOKEN);
     let (_setting, host) = carts();
     let (plain, secured) = (Plain(host.address()), Secured::new(safe_host.address(), &authority.pem()));
-    let with = |more: &str| -> Vec<Bytes> {
-        let path = |number: u64| format!("/v1/commands/cart/cart-{number}/AddItems");
-        (0..AGGREGATES).map(|number| request("POST", &path(number), more, PAYLOAD).into()).collect()
-    };
-    let (open, named) = (with(""), with(&format!("Authorization: Bearer {TOKEN}\r\n")));
+    let (open, named) = (adding(""), adding(&format!("Authorization: Bearer {TOKEN}\r\n")));
     let [without, with] = rounds(
         ROUNDS,
         [&mut || load(&plain, &open, IN_FLIGHT, REQUESTS), &mut || load(&secured, &named, IN_FLIGHT, REQUESTS)],
@@ -168,7 +167,7 @@ fn queries(report: &mut Report) {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     host.drained();
-    let requests: Arc<[Bytes]> = [request("POST", "/v1/queries/sales/totals", "", "null").into()].into();
+    let requests = [request("/v1/queries/sales/totals", "", "null")];
     let no_op = NoOp::start();
     let address = host.address();
     let rate = |address: &str| load(&Plain(address.to_owned()), &requests, IN_FLIGHT, QUERIES);

@@ -34,12 +34,6 @@ impl TestHost {
         Self { host, client: api::Client::new(WAIT * 2) }
     }
 
-    /// Uses this client from now on.
-    #[must_use]
-    pub fn with_client(self, client: api::Client) -> Self {
-        Self { client, ..self }
-    }
-
     /// Uses a client with this token from now on.
     #[must_use]
     pub fn with_token(self, token: &str) -> Self {
@@ -49,8 +43,8 @@ impl TestHost {
     /// Uses a client with this token from now on, which recognises the host by a certificate in PEM.
     #[must_use]
     pub fn secured(self, certificate: &str, token: &str) -> Self {
-        let client = api::Client::secured(WAIT * 2, certificate, Some(token)).expect("a certificate in PEM");
-        Self { client, ..self }
+        let client = api::Client::secured(WAIT * 2, certificate).expect("a certificate in PEM");
+        Self { client: client.with_token(Some(token)), ..self }
     }
 
     /// Sends a command.

@@ -4,7 +4,7 @@
 //! in a given cluster. If there is neither a cluster nor Java, the tests are skipped. `cargo xtask test` says so, and
 //! with `CI=true` it is an error.
 
-use crate::host;
+use crate::{built, host};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -54,7 +54,7 @@ pub struct Shown {
 impl Kafka {
     /// Returns the Kafka of this program, or `None` if there can be none.
     pub fn shared() -> Option<Arc<Self>> {
-        if left_out(missing()) {
+        if built::left_out(missing()) {
             return None;
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +80,7 @@ impl Kafka {
 
     /// Starts a node for one test, which may stop it. Returns `None` if none can be started.
     pub fn own() -> Option<Self> {
-        if left_out(missing_for_node()) {
+        if built::left_out(missing_for_node()) {
             return None;
         }
         Some(Self::start_node(tempfile::tempdir().expect("make a temporary folder")))
@@ -252,14 +252,6 @@ pub(crate) fn make_topic(brokers: &str, name: &str, partitions: i32) -> String {
     let made = runtime.block_on(admin.create_topics(&[topic], &options)).expect("make a topic");
     made.into_iter().for_each(|made| _ = made.expect("make a topic"));
     name
-}
-
-pub(crate) fn left_out(reason: Option<String>) -> bool {
-    if let Some(reason) = &reason {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{reason}");
-        eprintln!("left out: {reason}");
-    }
-    reason.is_some()
 }
 
 /// Parses `Partition:0 <tab> Offset:7 <tab> name:value,name:value <tab> value`.

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
@@ -95,10 +95,7 @@ async fn connected(upstream: &Upstream) -> io::Result<TlsStream<TcpStream>> {
 }
 
 /// Reads a request or a response, whose head says how long its body is. Returns nothing at the end of the stream.
-async fn message(
-    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    rest: &mut Vec<u8>,
-) -> io::Result<Option<(String, Vec<u8>)>> {
+async fn message(stream: &mut (impl AsyncRead + Unpin), rest: &mut Vec<u8>) -> io::Result<Option<(String, Vec<u8>)>> {
     let mut bytes = std::mem::take(rest);
     let mut buffer = [0; 16 << 10];
     let head = loop {

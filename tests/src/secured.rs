@@ -23,7 +23,7 @@ pub struct Secured {
 impl Secured {
     /// Returns the node that the tests of this program share, or `None` if none can be started.
     pub fn shared() -> Option<Arc<Self>> {
-        if crate::kafka::left_out(missing_for_node()) {
+        if crate::built::left_out(missing_for_node()) {
             return None;
         }
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -29,7 +29,7 @@ pub struct Trust([u8; 32]);
 
 /// The time for which a certificate is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub(super) struct Certificate {
     /// The key of the manifest and the file, for messages.
     place: String,
     /// When it begins, in milliseconds since 1970.

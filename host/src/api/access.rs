@@ -10,11 +10,13 @@ use super::audit;
 use super::connections::Connection;
 use super::problem::ProblemType;
 use super::revocable::Revocable;
+use super::routes::Needs;
 use crate::access::{Access, Caller, Unrecognised};
 use crate::manifest::Scope;
 use axum::RequestPartsExt as _;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{RawPathParams, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -33,11 +35,12 @@ pub(super) fn authenticate(access: &Access, request: &mut Request) {
     request.extensions_mut().insert(Sender(sender));
 }
 
-/// Lets a request through if its sender has a scope, and may use what its path names. What changes the host is written into the
-/// audit log.
-pub(super) async fn require(State((server, scope)): State<(Server, Scope)>, request: Request, next: Next) -> Response {
-    match checked(&server, scope, request).await {
+/// Lets a request through if its sender has what the route needs, and may use what the path names. What changes the host is written
+/// into the audit log.
+pub(super) async fn require(State((server, needs)): State<(Server, Needs)>, request: Request, next: Next) -> Response {
+    match checked(&server, needs, request).await {
         Ok((caller, request)) => {
+            let scope = needs.scope;
             let is_audited = scope >= Scope::Operate && request.method() == Method::POST;
             let answer = match is_audited {
                 true => audit::audited(&server, caller.name(), request, next).await,
@@ -56,7 +59,7 @@ pub(super) async fn require(State((server, scope)): State<(Server, Scope)>, requ
     }
 }
 
-async fn checked(server: &Server, scope: Scope, request: Request) -> Result<(Caller, Request), Response> {
+async fn checked(server: &Server, needs: Needs, request: Request) -> Result<(Caller, Request), Response> {
     let (mut parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Connection>().map(|connection| connection.peer);
     let refused = |response: Response, reason: &str| {
@@ -65,51 +68,48 @@ async fn checked(server: &Server, scope: Scope, request: Request) -> Result<(Cal
         tracing::info!("a request{peer} is refused: {reason}");
         response
     };
-    let caller = match parts.extensions.get::<Sender>() {
-        Some(Sender(Ok(caller))) => caller.clone(),
-        Some(Sender(Err(reason))) => return Err(refused(unrecognised(*reason), &reason.to_string())),
+    let caller = match parts.extensions.remove::<Sender>() {
+        Some(Sender(Ok(caller))) => caller,
+        Some(Sender(Err(reason))) => return Err(refused(unrecognised(reason), &reason.to_string())),
         None => return Err(refused(unrecognised(Unrecognised::NoCredentials), "it was not looked at")),
     };
-    let name = caller.name().cloned().unwrap_or_else(|| "".into());
+    let scope = needs.scope;
     if !caller.has(scope) {
+        let name = caller.name().map_or("", |name| name);
         let reason = format!("client {name} lacks the scope `{scope}` (`api.clients.{name}.scopes`)");
         let challenge = format!("Bearer realm=\"wasmill\", error=\"insufficient_scope\", scope=\"{scope}\"");
         return Err(refused(forbidden(&reason, &challenge), &reason));
     }
-    // A name that is not UTF-8 is refused by the handler.
-    if let Ok(params) = parts.extract::<RawPathParams>().await {
-        let find = |wanted: &str| params.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
-        let (aggregate, projection) = (find("type"), find("projection"));
-        let reason = match (aggregate, projection) {
-            (Some(aggregate), _) if !caller.may_use_aggregate(aggregate) => Some(format!(
-                "client {name} may not use the aggregate type `{aggregate}` (`api.clients.{name}.aggregates`)"
-            )),
-            (_, Some(projection)) if !caller.may_ask(projection) => Some(format!(
-                "client {name} may not ask the projection `{projection}` (`api.clients.{name}.projections`)"
-            )),
-            // What shows or changes several types at once is not for a client that is limited to some.
-            (None, None)
-                if scope != Scope::Commands && caller.aggregates().is_some() && !is_limited(parts.uri.path()) =>
-            {
-                Some(format!(
-                    "client {name} is limited to some aggregate types (`api.clients.{name}.aggregates`), and this concerns all of \
-                     them"
-                ))
-            }
-            _ => None,
-        };
-        if let Some(reason) = reason {
-            let challenge = "Bearer realm=\"wasmill\", error=\"insufficient_scope\"";
-            return Err(refused(forbidden(&reason, challenge), &reason));
-        }
+    if let Some(reason) = beyond_limits(&caller, needs, &mut parts).await {
+        let challenge = "Bearer realm=\"wasmill\", error=\"insufficient_scope\"";
+        return Err(refused(forbidden(&reason, challenge), &reason));
     }
     parts.extensions.insert(caller.clone());
     Ok((caller, Request::from_parts(parts, body)))
 }
 
-/// Whether the handler of a path limits what it shows to what its caller may read.
-fn is_limited(path: &str) -> bool {
-    matches!(path, "/v1/events" | "/v1/openapi.json")
+/// Returns why a request goes beyond the aggregate types and projections that its sender is limited to, if it does.
+async fn beyond_limits(caller: &Caller, needs: Needs, parts: &mut Parts) -> Option<String> {
+    if !caller.is_limited() {
+        return None;
+    }
+    // A name that is not UTF-8 is refused by the handler.
+    let params = parts.extract::<RawPathParams>().await.ok()?;
+    let find = |wanted: &str| params.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
+    let name = caller.name().map_or("", |name| name);
+    match (find("type"), find("projection")) {
+        (Some(aggregate), _) if !caller.may_use_aggregate(aggregate) => Some(format!(
+            "client {name} may not use the aggregate type `{aggregate}` (`api.clients.{name}.aggregates`)"
+        )),
+        (_, Some(projection)) if !caller.may_ask(projection) => {
+            Some(format!("client {name} may not ask the projection `{projection}` (`api.clients.{name}.projections`)"))
+        }
+        // What shows or changes several types at once is not for a client that is limited to some.
+        (None, None) if caller.aggregates().is_some() && !needs.limits_itself => Some(format!(
+            "client {name} is limited to some aggregate types (`api.clients.{name}.aggregates`), and this concerns all of them"
+        )),
+        _ => None,
+    }
 }
 
 /// Refuses a request whose sender is not recognised (RFC 6750, section 3).

@@ -4,13 +4,19 @@ use super::problem::{self, Problem, ProblemType};
 use super::wording;
 use crate::escape::escape;
 use crate::model::StreamId;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::convert::Infallible;
 use std::error::Error;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// The media type of lines of JSON.
+pub(super) const LINES: &str = "application/x-ndjson";
 
 /// The most characters of a name that its refusal repeats.
 pub(super) const SHOWN_MAX: usize = 100;
@@ -123,6 +129,16 @@ impl From<BytesRejection> for HttpError {
 pub(super) struct Numbered {
     /// Its number.
     pub(super) number: u64,
+}
+
+/// Makes an answer of lines, which are sent as they are made. Each part has whole lines.
+pub(super) fn lines(parts: mpsc::Receiver<Result<Bytes, Infallible>>) -> Response {
+    ([(header::CONTENT_TYPE, LINES)], streamed(parts)).into_response()
+}
+
+/// Makes a body of parts that are sent as they are made.
+pub(super) fn streamed(parts: mpsc::Receiver<Result<Bytes, Infallible>>) -> Body {
+    Body::from_stream(ReceiverStream::new(parts))
 }
 
 /// Makes an answer from bytes that are JSON already.

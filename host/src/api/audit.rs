@@ -37,7 +37,7 @@ pub(super) struct AuditLog {
 #[derive(Serialize)]
 struct Line<'l> {
     time_ms: u64,
-    /// The same in the line of the request and in that of its answer.
+    /// The id of the request. The line of its answer has it too.
     id: &'l str,
     #[serde(flatten)]
     what: What<'l>,
@@ -63,8 +63,8 @@ enum What<'l> {
 }
 
 impl AuditLog {
-    pub(super) fn new(data: &Path) -> Arc<Self> {
-        Arc::new(Self { path: data.join("audit.jsonl"), file: Mutex::default() })
+    pub(super) fn new(data: &Path) -> Self {
+        Self { path: data.join("audit.jsonl"), file: Mutex::default() }
     }
 
     /// Writes a line, and returns once it is durable.

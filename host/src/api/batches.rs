@@ -12,7 +12,7 @@ mod parsing;
 mod room;
 mod window;
 
-use super::answer::HttpError;
+use super::answer::{self, HttpError};
 use super::command_answers::{write_line, write_refused_line};
 use super::commands::refusal;
 use super::problem::ProblemType;
@@ -25,7 +25,7 @@ use axum::body::{Body, BodyDataStream, Bytes, HttpBody as _};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use lines::{Line, Lines};
 pub(super) use parsing::LineCommand;
 use parsing::Names;
@@ -41,7 +41,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use window::{Answered, Window};
 
 /// The path, whose body has no limit of its length.
@@ -116,8 +115,7 @@ pub(super) async fn send(
         batch.arrived(first);
     }
     tokio::spawn(batch.run(body, answers, outcomes));
-    let answers = Body::from_stream(ReceiverStream::new(sent));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], answers).into_response())
+    Ok(answer::lines(sent))
 }
 
 fn too_many(server: &Server) -> HttpError {

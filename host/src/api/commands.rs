@@ -166,7 +166,6 @@ fn command(
 }
 
 /// What a sender says about a command, besides its aggregate, its name and its payload.
-#[derive(Default)]
 pub(super) struct Said<'s> {
     /// The id that the sender chose.
     pub(super) id: Option<Arc<str>>,

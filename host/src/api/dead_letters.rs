@@ -1,7 +1,7 @@
 //! `/v1/dead-letters`: lists, shows, replays and discards dead letters.
 
 use super::Server;
-use super::answer::{HttpError, Numbered};
+use super::answer::{self, HttpError, Numbered};
 use super::problem::ProblemType;
 use crate::host::Unreplayed;
 use crate::model::{
@@ -11,17 +11,15 @@ use crate::model::{
 use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use crate::store::{DeadLetterQuery, Discard};
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::convert::Infallible;
-use tokio_stream::wrappers::ReceiverStream;
 
 /// The default and the largest number of letters in an answer.
 const LIMIT: usize = 100;
@@ -113,7 +111,7 @@ pub(super) async fn discard_all(
             Ok((letters.first().map_or(0, |kept| kept.number), total))
         })
         .await?;
-    let (lines, answer) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
+    let (lines, answers) = tokio::sync::mpsc::channel::<Result<Bytes, Infallible>>(1);
     tokio::spawn(async move {
         let mut discarded = 0;
         let ended = loop {
@@ -132,8 +130,7 @@ pub(super) async fn discard_all(
         tracing::info!(consumer, "discarded {discarded} of {total} dead letters, as a client requested");
         let _ = lines.send(Ok(line(&ended))).await;
     });
-    let body = Body::from_stream(ReceiverStream::new(answer));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    Ok(answer::lines(answers))
 }
 
 /// A line of the answer to a request that discards dead letters.

@@ -2,18 +2,16 @@
 //! the host writes nothing.
 
 use super::Server;
-use super::answer::HttpError;
+use super::answer::{self, HttpError};
 use super::events::stream_permit;
 use crate::export::Export;
 use crate::host::Counted;
 use crate::store::{Error, Reader};
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use std::convert::Infallible;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 /// An export counts as an event stream: it lasts as long as its client reads.
 pub(super) async fn export(State(server): State<Server>) -> Result<Response, HttpError> {
@@ -63,8 +61,7 @@ pub(super) async fn export(State(server): State<Server>) -> Result<Response, Htt
             }
         }
     });
-    let body = Body::from_stream(ReceiverStream::new(body));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    Ok(answer::lines(body))
 }
 
 /// An export, with the reader that it reads with.

@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::answer::HttpError;
-use super::events::line;
+use super::event_lines::line;
 use super::histories::{Waiting, of_correlation};
 use super::problem::ProblemType;
 use crate::flows::EndedCommand;

@@ -3,7 +3,8 @@
 
 use super::Server;
 use super::answer::HttpError;
-use super::events::{Payload, SEARCH_MAX, line, payload};
+use super::event_lines::{Payload, line, payload};
+use super::events::SEARCH_MAX;
 use super::problem::ProblemType;
 use super::searches::Search;
 use crate::filter::Filter;
@@ -169,7 +170,7 @@ fn is_of(reader: &mut dyn Reader, kept: &KeptDeadLetter, correlation_id: &str) -
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WantedState {
-    /// The version of the stream up to which events count; by default that of its newest event.
+    /// The last version that the state includes; by default that of the newest event.
     version: Option<u64>,
 }
 

@@ -9,7 +9,7 @@ pub(super) mod operation;
 mod plugin_paths;
 
 use super::Server;
-use super::answer::json;
+use super::answer::{LINES, json};
 use super::problem::{PROBLEM_JSON, Problem, ProblemType};
 use super::routes::{self, Route};
 use crate::access::Caller;
@@ -21,7 +21,7 @@ use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use components::Components;
-use operation::{Answer, Body, Content, LINES, MakeSchema, Operation};
+use operation::{Answer, Body, Content, MakeSchema, Operation};
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json as value};
 use std::sync::Arc;

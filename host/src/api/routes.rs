@@ -7,6 +7,7 @@ use super::batches;
 use super::clock;
 use super::commands;
 use super::dead_letters;
+use super::event_lines;
 use super::events;
 use super::export;
 use super::histories;
@@ -16,6 +17,7 @@ use super::openapi::operation::{Operation, says};
 use super::operations;
 use super::queries;
 use super::requests;
+use super::sse;
 use super::store;
 use super::subscriptions;
 use super::timers;
@@ -37,15 +39,32 @@ pub(super) struct Route {
     /// What a client must be allowed; `None` if everybody may ask.
     pub(super) scope: Option<Scope>,
     pub(super) operation: Operation,
+    /// Whether the handler keeps a client to its aggregate types itself. The path names none of them.
+    limits_itself: bool,
     handler: MethodRouter<Server>,
+}
+
+impl Route {
+    fn limits_itself(self) -> Self {
+        Self { limits_itself: true, ..self }
+    }
+}
+
+/// What a route needs of a client.
+#[derive(Clone, Copy)]
+pub(super) struct Needs {
+    pub(super) scope: Scope,
+    /// Whether a client that is limited to some aggregate types may use it although the path names none.
+    pub(super) limits_itself: bool,
 }
 
 /// Makes the router of all routes. A request gets to its handler only if its client has the scope of the route.
 pub(super) fn router(server: &Server) -> Router<Server> {
-    all().into_iter().fold(Router::new(), |router, Route { path, scope, handler, .. }| match scope {
+    all().into_iter().fold(Router::new(), |router, Route { path, scope, limits_itself, handler, .. }| match scope {
         None => router.route(path, handler),
         Some(scope) => {
-            router.route(path, handler.route_layer(from_fn_with_state((server.clone(), scope), access::require)))
+            let needs = (server.clone(), Needs { scope, limits_itself });
+            router.route(path, handler.route_layer(from_fn_with_state(needs, access::require)))
         }
     })
 }
@@ -91,7 +110,8 @@ fn read() -> Vec<Route> {
             "/v1/openapi.json",
             openapi::show,
             says("openapi", "Returns this document.").answers::<serde_json::Map<String, serde_json::Value>>(),
-        ),
+        )
+        .limits_itself(),
         get(
             "/v1/status",
             operations::status,
@@ -107,9 +127,10 @@ fn read() -> Vec<Route> {
             events::stream,
             says("events", "Returns recorded events: all from a position on, or those that a search finds.")
                 .query::<events::Wanted>()
-                .lines::<events::Line<'_>>()
-                .text("text/event-stream"),
-        ),
+                .lines::<event_lines::Line<'_>>()
+                .text(sse::MEDIA_TYPE),
+        )
+        .limits_itself(),
         get(
             "/v1/streams/{type}/{id}",
             store::show,
@@ -121,7 +142,7 @@ fn read() -> Vec<Route> {
             events::of_stream,
             says("stream_events", "Returns the events of a stream.")
                 .query::<events::WantedOfStream>()
-                .lines::<events::Line<'_>>(),
+                .lines::<event_lines::Line<'_>>(),
         ),
         get(
             "/v1/streams/{type}/{id}/state",
@@ -241,7 +262,8 @@ fn commands() -> Vec<Route> {
             says("send_commands", "Sends the command on each line, and answers each line in order.")
                 .line_body::<batches::LineCommand<'_>>("A command on each line.")
                 .lines::<batches::AnsweredLine>(),
-        ),
+        )
+        .limits_itself(),
     ]
 }
 
@@ -389,11 +411,11 @@ fn admin() -> Vec<Route> {
 }
 
 fn get<H: Handler<T, Server>, T: 'static>(path: &'static str, handler: H, operation: Operation) -> Route {
-    Route { method: Method::GET, path, scope: None, operation, handler: routing::get(handler) }
+    Route { method: Method::GET, path, scope: None, operation, limits_itself: false, handler: routing::get(handler) }
 }
 
 fn post<H: Handler<T, Server>, T: 'static>(path: &'static str, handler: H, operation: Operation) -> Route {
-    Route { method: Method::POST, path, scope: None, operation, handler: routing::post(handler) }
+    Route { method: Method::POST, path, scope: None, operation, limits_itself: false, handler: routing::post(handler) }
 }
 
 #[cfg(test)]

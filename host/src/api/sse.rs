@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The longest time without anything that is sent, so that client and proxies see that the connection lives.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
 
-const MEDIA_TYPE: &str = "text/event-stream";
+pub(super) const MEDIA_TYPE: &str = "text/event-stream";
 
 /// The header with the id of the last event that a client has.
 const LAST_EVENT_ID: &str = "last-event-id";

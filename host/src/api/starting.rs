@@ -1,9 +1,8 @@
 //! The API of a host that is starting. It answers that the process is alive but not ready, and what the host is doing.
 
 use super::answer::HttpError;
-use super::connections::Connections;
 use super::problem::ProblemType;
-use super::{Listeners, guard, of_probes, operations, refuse_exposed};
+use super::{Listeners, Routers, guard, operations, refuse_exposed, serve_both};
 use crate::access::Access;
 use crate::host::{Startup, Traffic};
 use crate::manifest;
@@ -37,19 +36,9 @@ pub async fn serve_starting(
     refuse_exposed(&listeners.all, &settings)?;
     let (end, ending) = watch::channel(false);
     let traffic = Arc::<Traffic>::default();
-    let probes = listeners.probes.map(|listener| {
-        let connections =
-            Connections::new(of_probes(&settings), None, traffic.clone(), routes().with_state(startup.clone()));
-        connections.serve(listener, ending.clone())
-    });
-    let guarded = routes().layer(from_fn_with_state(access.clone(), guard::guard)).with_state(startup);
-    let all = Connections::new(settings, Some(access), traffic, guarded).serve(listeners.all, ending.clone());
-    let serving = async {
-        match probes {
-            Some(probes) => _ = tokio::join!(all, probes),
-            None => all.await,
-        }
-    };
+    let guarded = routes().layer(from_fn_with_state(access.clone(), guard::guard)).with_state(startup.clone());
+    let routers = Routers { all: guarded, probes: routes().with_state(startup) };
+    let serving = serve_both(listeners, settings, access, &traffic, routers, &ending);
     let asked = async move {
         started.await;
         end.send_replace(true);

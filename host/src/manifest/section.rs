@@ -102,6 +102,17 @@ impl<'a> Entry<'a> {
         parse(self.text(expected)?).map_err(|cause| self.note(&cause)).ok()
     }
 
+    /// Reads each item of a list. All items are read, so that each problem is noted.
+    pub(super) fn each<T>(&self, expected: &str, read: impl Fn(&Entry<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let DeValue::Array(items) = self.value.get_ref() else {
+            self.expected(expected);
+            return None;
+        };
+        let item = |(index, value)| read(&Entry { value, path: format!("{}[{index}]", self.path), ..self.clone() });
+        let items: Vec<Option<T>> = items.iter().enumerate().map(item).collect();
+        items.into_iter().collect()
+    }
+
     /// Notes a problem with the value. The cause completes a sentence about the key.
     pub(super) fn note(&self, cause: &str) {
         self.document.problem(self.value.span(), format!("`{}` {cause}", self.path));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, ready};
 use std::time::Instant;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -71,13 +71,13 @@ impl Connect for Secured {
     }
 }
 
-/// Makes a request. `more` has further headers, each with its line end.
-pub(crate) fn request(method: &str, path: &str, more: &str, body: &str) -> Vec<u8> {
+/// Makes a request that posts JSON. `more` has further headers, each with its line end.
+pub(crate) fn request(path: &str, more: &str, body: &str) -> Bytes {
     let length = body.len();
     format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}Content-Length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}Content-Length: {length}\r\n\r\n{body}"
     )
-    .into_bytes()
+    .into()
 }
 
 /// Sends `count` requests in turn, with `in_flight` of them under way at any time, each on a connection of its own. Returns how many
@@ -152,24 +152,16 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-async fn write(stream: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, bytes)).await?;
-        bytes = &bytes[written..];
-    }
-    poll_fn(|cx| Pin::new(&mut *stream).poll_flush(cx)).await
+async fn write(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 /// Reads an answer to its end.
 async fn answer(stream: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     loop {
-        let more = poll_fn(|cx| {
-            let mut read = ReadBuf::new(&mut buffer[filled..]);
-            ready!(Pin::new(&mut *stream).poll_read(cx, &mut read))?;
-            Poll::Ready(Ok::<_, io::Error>(read.filled().len()))
-        })
-        .await?;
+        let more = stream.read(&mut buffer[filled..]).await?;
         assert!(more > 0, "the server closed the connection");
         filled += more;
         if length(&buffer[..filled]).is_some_and(|length| filled >= length) {

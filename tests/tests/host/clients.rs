@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use std::fs;
 use wasmill_driver::api::Client;
 use wasmill_tests::host::{Answer, TestHost};
+use wasmill_tests::raw::Exchange;
 use wasmill_tests::setting::Setting;
 use wasmill_tests::waiting::until;
 
@@ -42,14 +43,13 @@ fn setting() -> Setting {
     setting
 }
 
-fn as_client(host: &TestHost, token: Option<&str>) -> Client {
-    let _ = host;
+fn as_client(token: Option<&str>) -> Client {
     Client::new(std::time::Duration::from_secs(60)).with_token(token)
 }
 
 /// Asks a host as a client, with GET or POST.
 fn asked(host: &TestHost, token: Option<&str>, method: &str, path: &str) -> Answer {
-    let (client, url) = (as_client(host, token), host.url(path));
+    let (client, url) = (as_client(token), host.url(path));
     let answer = match method {
         "GET" => client.get(&url),
         _ => client.post(&url, &json!({}), &[]),
@@ -149,7 +149,7 @@ fn a_limited_client_is_held_to_its_types_and_projections() {
     for client in [&limited, &commands] {
         let order = order();
         let url = host.url(&format!("/v1/commands/order/{}/CreateOrder", &client[..3]));
-        let answer = as_client(&host, Some(client)).post(&url, &order, &[]).expect("an answer");
+        let answer = as_client(Some(client)).post(&url, &order, &[]).expect("an answer");
         assert_ne!(answer.status, 403, "{}", answer.text);
     }
     assert_eq!(as_limited("GET", "/v1/events?limit=10").status, 200);
@@ -233,7 +233,7 @@ fn events_name_the_client_that_sent_their_command() {
     let host = setting.start();
     let order = order();
     let url = host.url("/v1/commands/order/1/CreateOrder");
-    let sent = as_client(&host, Some(&token("commands"))).post(&url, &order, &[]).expect("an answer");
+    let sent = as_client(Some(&token("commands"))).post(&url, &order, &[]).expect("an answer");
     assert_eq!(sent.status, 200, "{}", sent.text);
     let host = host.with_token(&token("read"));
     let events = host.events("order.*");
@@ -242,35 +242,27 @@ fn events_name_the_client_that_sent_their_command() {
 
 #[test]
 fn a_stream_ends_with_the_token_that_opened_it() {
-    use std::io::{BufRead as _, BufReader, Write as _};
     let setting = setting();
     let host = setting.start().with_token(&token("admin"));
     let open = |client: &str, accept: &str| {
-        let mut stream = std::net::TcpStream::connect(host.address()).expect("connect");
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("set a limit");
-        let token = token(client);
-        let request = format!(
-            "GET /v1/events?follow=true HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nAuthorization: Bearer {token}\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).expect("ask");
-        let mut lines = BufReader::new(stream).lines();
-        let status = lines.next().expect("an answer").expect("an answer");
-        assert!(status.contains("200"), "{status}");
-        lines
+        let headers = format!("Accept: {accept}\r\nAuthorization: Bearer {}\r\n", token(client));
+        let mut exchange = Exchange::begin(&host.address(), "GET /v1/events?follow=true", &headers);
+        assert_eq!(exchange.head().0, 200);
+        exchange
     };
     let ended = [open("read", "*/*"), open("read", "text/event-stream")];
     let mut stays = open("limited", "*/*");
     host.until("they stream", |status| status["api"]["streams"] == 3);
     setting.write("tokens/read", "another-token-0123456789");
     host.until("the streams of the old token have ended", |status| status["api"]["streams"] == 1);
-    for lines in ended {
+    for mut exchange in ended {
         // The answer breaks off: its last chunk never comes.
-        let rest: Vec<String> = lines.map_while(Result::ok).collect();
-        assert!(rest.last().is_none_or(|last| last != "0"), "{rest:?}");
+        let rest = exchange.lines();
+        assert!(!exchange.is_complete(), "{rest:?}");
     }
     let order = order();
     let url = host.url("/v1/commands/order/7/CreateOrder");
-    let sent = as_client(&host, Some(&token("commands"))).post(&url, &order, &[]).expect("an answer");
+    let sent = as_client(Some(&token("commands"))).post(&url, &order, &[]).expect("an answer");
     assert_eq!(sent.status, 200, "{}", sent.text);
-    assert!(stays.any(|line| line.expect("an event").contains("OrderCreated")), "the other stream goes on");
+    assert!(stays.line().is_some_and(|line| line.contains("OrderCreated")), "the other stream goes on");
 }

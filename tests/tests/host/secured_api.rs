@@ -95,7 +95,7 @@ fn what_is_not_tls_is_told_so_and_tls_on_a_plain_address_fails_at_once() {
     // And the reverse.
     let plain = Setting::new(PLUGIN);
     let host = plain.start();
-    let client = Client::secured(WAIT, &authority.pem(), None).expect("a certificate");
+    let client = Client::secured(WAIT, &authority.pem()).expect("a certificate");
     assert!(client.get(&format!("https://{}/v1/live", host.address())).is_err());
     assert_eq!(host.get("/v1/live").status, 200);
 }

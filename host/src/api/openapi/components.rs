@@ -80,7 +80,6 @@ impl Components {
     /// Keeps a schema and those of its parts that it refers to, directly or not. Plugins may define more than one of their
     /// schemas needs.
     fn keep_used(&mut self, root: &str, mut parts: Map<String, Value>) {
-        let names: Vec<String> = parts.keys().cloned().collect();
         let mut wanted = vec![root.to_owned()];
         while let Some(name) = wanted.pop() {
             if let Some(part) = parts.remove(&name) {
@@ -88,7 +87,7 @@ impl Components {
                 self.0.insert(name, part);
             }
         }
-        names.iter().filter(|name| parts.contains_key(*name)).for_each(|name| _ = self.0.remove(name));
+        parts.keys().for_each(|unused| _ = self.0.remove(unused));
     }
 
     /// Returns all components by their names.

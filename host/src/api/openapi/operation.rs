@@ -1,5 +1,6 @@
 //! What a route says about itself, for the OpenAPI document: what it takes and what it answers.
 
+use crate::api::answer::LINES;
 use crate::api::problem::PROBLEM_JSON;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -7,9 +8,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 pub(in crate::api) type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
 
 const JSON: &str = "application/json";
-
-/// The media type of values on lines.
-pub(super) const LINES: &str = "application/x-ndjson";
 
 /// What a route takes and answers.
 #[derive(Clone)]

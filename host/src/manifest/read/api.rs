@@ -149,18 +149,12 @@ fn limited_to(entry: &Entry<'_>, expected: &str) -> Option<Vec<String>> {
 
 /// Reads a list that is not empty.
 fn items<T>(entry: &Entry<'_>, expected: &str, read: impl Fn(&Entry<'_>) -> Option<T>) -> Option<Vec<T>> {
-    let DeValue::Array(items) = entry.value.get_ref() else {
-        entry.expected(expected);
-        return None;
-    };
+    let items = entry.each(expected, read)?;
     if items.is_empty() {
         entry.note(&format!("is empty: write {expected}, or remove the key"));
         return None;
     }
-    let item = |(index, value)| read(&Entry { value, path: format!("{}[{index}]", entry.path), ..entry.clone() });
-    // All items are read, so that each problem is noted.
-    let items: Vec<Option<T>> = items.iter().enumerate().map(item).collect();
-    items.into_iter().collect()
+    Some(items)
 }
 
 fn list<T>(entry: &Entry<'_>, expected: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {

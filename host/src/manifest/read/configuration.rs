@@ -19,15 +19,7 @@ fn setting(entry: &Entry<'_>) -> Option<Json> {
         DeValue::Integer(digits) => integer(digits.as_str(), digits.radix()),
         DeValue::Float(digits) => digits.as_str().parse().ok().and_then(serde_json::Number::from_f64).map(Json::from),
         DeValue::Table(_) => Some(settings(&entry.section()?).into()),
-        DeValue::Array(items) => {
-            let item = |(index, value)| {
-                let path = format!("{}[{index}]", entry.path);
-                setting(&Entry { value, path, ..entry.clone() })
-            };
-            // All items are read, so that each problem is noted.
-            let items: Vec<Option<Json>> = items.iter().enumerate().map(item).collect();
-            return items.into_iter().collect();
-        }
+        DeValue::Array(_) => return entry.each(SETTING, setting).map(Json::from),
     };
     if found.is_none() {
         entry.expected(SETTING);

@@ -73,18 +73,11 @@ fn url(text: &str) -> Result<Url, String> {
 }
 
 fn networks(entry: &Entry<'_>) -> Option<Vec<IpNet>> {
-    let DeValue::Array(items) = entry.value.get_ref() else {
-        entry.expected(NETWORKS);
-        return None;
+    let expected = "a network such as \"10.1.0.0/16\"";
+    let item = |entry: &Entry<'_>| {
+        entry.parse(expected, |text| network(text).ok_or_else(|| format!("must be {expected}, found {text:?}")))
     };
-    let item = |(index, value)| {
-        let item = Entry { value, path: format!("{}[{index}]", entry.path), ..entry.clone() };
-        let expected = "a network such as \"10.1.0.0/16\"";
-        item.parse(expected, |text| network(text).ok_or_else(|| format!("must be {expected}, found {text:?}")))
-    };
-    // All items are read, so that each problem is noted.
-    let networks: Vec<Option<IpNet>> = items.iter().enumerate().map(item).collect();
-    networks.into_iter().collect()
+    entry.each(NETWORKS, item)
 }
 
 /// Reads a network. Addresses of IPv4 are written as such, because that is how they are compared.
