@@ -8,6 +8,7 @@
 //! A changed file is reported once its identity has stayed the same for a while, because a build writes a file in several
 //! steps. Files that change together are reported together.
 
+use crate::paths;
 use crate::supervise::{self, Held as _};
 use notify::{RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
@@ -202,7 +203,7 @@ impl<W: Watched> State<W> {
             }
         }
         *self.board.unseen.held() = unseen;
-        let folders = watched.iter().map(|(file, _)| folder_of(file)).collect();
+        let folders = watched.iter().map(|(file, _)| paths::folder_of(file).to_owned()).collect();
         *self.board.trouble.held() = self.system.renew(folders, now);
         self.take_ripe(now)
     }
@@ -291,11 +292,6 @@ fn in_words(error: &str) -> String {
         "the system does not report changed files ({error}), so they are compared every {LOOK:?}; if inotify has run out of \
          instances or watches, raise the sysctl fs.inotify.max_user_instances or fs.inotify.max_user_watches"
     )
-}
-
-/// Returns the folder of a file. A bare file name is in the working folder.
-fn folder_of(file: &Path) -> PathBuf {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
 #[cfg(test)]

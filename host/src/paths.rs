@@ -1,4 +1,5 @@
-//! Paths, and checks of those where the host expects its own folders and files, because a person may have put anything there.
+//! Paths and the folders that they are in, and checks of those where the host expects its own folders and files, because a person
+//! may have put anything there.
 //!
 //! The errors name the path and the remedy. Nothing here knows what the folders and files are for.
 
@@ -17,6 +18,16 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
 /// Returns a path that is right in any working folder.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Returns the folder that a file is in, which is `.` for a bare name.
+pub fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Syncs the folder that a file is in, so that the name of the file outlasts a loss of power.
+pub fn sync_folder_of(file: &Path) -> io::Result<()> {
+    File::open(folder_of(file))?.sync_all()
 }
 
 /// Writes a file completely or not at all, also through a loss of power. What is unfinished has the ending `unfinished`.

@@ -137,8 +137,8 @@ fn export_to(file: &Path, target: &Target) -> Result<(Head, End, u64), CommandFa
     let Some(name) = file.file_name() else {
         return Err(CommandFailure::usage(format!("{} names no file", file.display())));
     };
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let unfinished = tempfile::Builder::new().prefix(name).suffix(".part").tempfile_in(folder).map_err(unwritten)?;
+    let unfinished = tempfile::Builder::new().prefix(name).suffix(".part").tempfile_in(paths::folder_of(file));
+    let unfinished = unfinished.map_err(unwritten)?;
     let mut out = Counting::new(BufWriter::with_capacity(1 << 20, unfinished.as_file()));
     let (head, end) = write_lines(target, &mut out, unwritten)?;
     out.to.flush().map_err(unwritten)?;
@@ -146,7 +146,7 @@ fn export_to(file: &Path, target: &Target) -> Result<(Head, End, u64), CommandFa
     drop(out);
     unfinished.as_file().sync_all().map_err(unwritten)?;
     unfinished.persist_noclobber(file).map_err(|refused| unwritten(refused.error))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritten)?;
+    paths::sync_folder_of(file).map_err(unwritten)?;
     Ok((head, end, bytes))
 }
 

@@ -194,8 +194,7 @@ impl NewCrate<'_> {
             files.push(("Cargo.lock".to_owned(), Sdk::lock_file().to_owned()));
             files.push((".gitignore".to_owned(), "/target\n".to_owned()));
         }
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).map_err(said)?;
+        fs::create_dir_all(paths::folder_of(folder)).map_err(said)?;
         fs::create_dir(folder).map_err(said)?;
         let written = files.into_iter().try_for_each(|(path, text)| {
             let file = folder.join(path);

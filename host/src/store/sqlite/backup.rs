@@ -5,6 +5,7 @@
 //! gets its name when it is complete and on the disk.
 
 use super::{Error, failed, schema};
+use crate::paths;
 use crate::store::Backup;
 use rusqlite::backup::StepResult;
 use rusqlite::{Connection, OpenFlags};
@@ -47,7 +48,6 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     if to.exists() {
         return Err(exists(to));
     }
-    let folder = folder_of(to);
     // The copy gets the permissions of the store.
     let permissions = fs::metadata(from.path().unwrap_or_default()).map_err(io_failed)?.permissions();
     // The temporary file has a unique name, and is deleted if it does not become the copy.
@@ -55,7 +55,7 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
         .prefix(to.file_name().unwrap_or_default())
         .suffix(".part")
         .permissions(permissions)
-        .tempfile_in(folder)
+        .tempfile_in(paths::folder_of(to))
         .map_err(io_failed)?;
     let into = Target { path: aside.path(), file: aside.as_file(), flags: OpenFlags::empty() };
     let position = pages(from, &into, &doing, &|| false)?;
@@ -64,7 +64,7 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
         io::ErrorKind::AlreadyExists => exists(to),
         _ => io_failed(refused.error),
     })?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failed)?;
+    paths::sync_folder_of(to).map_err(io_failed)?;
     let bytes = file.metadata().map_err(io_failed)?.len();
     Ok(Backup { file: to.display().to_string(), position, bytes, elapsed_ms: started.elapsed().as_millis() as u64 })
 }
@@ -74,7 +74,7 @@ pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
 fn is_used_by_the_host(store: &Path, to: &Path) -> bool {
     const BEGINNINGS: [&str; 7] =
         ["events.", "events-restoring.", "snapshots.", "host.json", "dev-broker", "audit.", REPLACED];
-    let folder = |file: &Path| folder_of(file).canonicalize().ok();
+    let folder = |file: &Path| paths::folder_of(file).canonicalize().ok();
     let name = to.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let is_used = BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
         || FOLDERS.contains(&&*name)
@@ -99,10 +99,6 @@ fn used_by_the_host(to: &Path) -> Error {
         "{} is a name that the host or SQLite uses in the data folder: choose another name, such as copy.sqlite",
         to.display()
     ))
-}
-
-pub(super) fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 pub(super) fn exists(to: &Path) -> Error {

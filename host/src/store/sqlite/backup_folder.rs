@@ -9,8 +9,9 @@
 //! The folder is not the data folder and is not in a folder of the host there, so no name in it means anything to the host.
 
 use super::Error;
-use super::backup::{Target, exists, folder_of, is_folder_of_the_host, pages};
+use super::backup::{Target, exists, is_folder_of_the_host, pages};
 use crate::clock;
+use crate::paths;
 use crate::store::{Backup, CopyName};
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
@@ -33,7 +34,7 @@ pub(super) fn copy(
 ) -> Result<Backup, Error> {
     let started = Instant::now();
     let store = Path::new(from.path().unwrap_or_default());
-    let folder = Folder::open(folder, folder_of(store))?;
+    let folder = Folder::open(folder, paths::folder_of(store))?;
     // Nothing is copied for a name that is taken. That it is free until the end is not known.
     if let CopyName::Chosen(name) = name
         && rustix::fs::statat(&folder.descriptor, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
@@ -111,10 +112,11 @@ fn make(folder: &Path) -> Result<(), Error> {
     if fs::symlink_metadata(folder).is_ok() {
         return Ok(());
     }
-    let above = folder_of(folder);
-    let made = fs::create_dir_all(above).and_then(|()| match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => File::open(above)?.sync_all(),
+    let made = fs::create_dir_all(paths::folder_of(folder)).and_then(|()| {
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => paths::sync_folder_of(folder),
+        }
     });
     made.map_err(|error| {
         Error::Failed(format!(

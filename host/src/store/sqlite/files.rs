@@ -1,4 +1,4 @@
-//! Checks of a store's files for problems that SQLite would not report, or would report too late.
+//! The files of a store, and checks of them for problems that SQLite would not report, or would report too late.
 //!
 //! SQLite replays a write-ahead log onto any file with the matching name, and reads a page that is missing from a file
 //! as zeros. So the files are checked before SQLite opens them.
@@ -6,7 +6,7 @@
 use super::Error;
 use crate::exhaustion;
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,24 @@ pub(super) fn index_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-shm");
     name.into()
+}
+
+/// Returns the file of a store, its log, and the index of the log.
+pub(super) fn files_of(path: &Path) -> [PathBuf; 3] {
+    [path.to_owned(), log_of(path), index_of(path)]
+}
+
+/// Removes the files of a store that are there.
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
+    for file in files_of(path) {
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Failed(format!("can't remove {}: {error}; remove it", file.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Refuses files that must not be opened as a store.

@@ -103,7 +103,7 @@ impl Importer {
         let lock = schema::lock(place)?;
         let kept = keep_of_empty(place)?;
         let aside = place.with_extension("import");
-        remove(&aside)?;
+        files::remove(&aside)?;
         let connection = schema::open_or_make(&aside)?;
         // If the import does not end, the file is deleted. If it does, the file is synced as a whole.
         connection
@@ -239,7 +239,7 @@ impl Importer {
 impl Drop for Importer {
     fn drop(&mut self) {
         // After the move nothing is there.
-        let _ = remove(&self.aside);
+        let _ = files::remove(&self.aside);
     }
 }
 
@@ -252,18 +252,6 @@ fn remove_empty_log(place: &Path) -> Result<(), Error> {
     let connection = Connection::open(place).map_err(&failed)?;
     connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(())).map_err(&failed)?;
     connection.close().map_err(|(_, error)| failed(error))
-}
-
-fn remove(aside: &Path) -> Result<(), Error> {
-    for file in [aside.to_owned(), files::log_of(aside), files::index_of(aside)] {
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::Failed(format!("can't remove {}: {error}; remove it", file.display())));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// Fails if there is a store that has anything that an import would lose. Returns what the new store takes over.

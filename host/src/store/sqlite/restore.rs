@@ -52,7 +52,7 @@ impl Restore {
         let lock = schema::lock(place)?;
         let from = schema::open_for_inspection(backup)?;
         let copy = copy_of(place);
-        remove(&copy)?;
+        files::remove(&copy)?;
         let doing = format!("copying {} to {}", backup.display(), copy.display());
         let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {}", exhaustion::told(&error)));
         // The copy gets the permissions of the store that it replaces.
@@ -76,18 +76,18 @@ impl Restore {
     /// Puts the copy in its place, and what was there into a new folder beside it, whose name has the time.
     pub fn finish(self, now: &str) -> Result<Restored, Error> {
         let io_failed = |error: io::Error| Error::Failed(format!("restoring {}: {error}", self.place.display()));
-        if !files_of(&self.place).iter().any(|file| is_there(file)) {
+        if !files::files_of(&self.place).iter().any(|file| is_there(file)) {
             fs::rename(copy_of(&self.place), &self.place).map_err(io_failed)?;
-            sync_folder_of(&self.place).map_err(io_failed)?;
+            paths::sync_folder_of(&self.place).map_err(io_failed)?;
             return Ok(Restored { aside: None });
         }
         let aside = self.make_aside(now).map_err(io_failed)?;
         let marker = Marker { aside: aside.clone() };
         let text = serde_json::to_vec(&marker).map_err(|error| io_failed(error.into()))?;
-        sync_folder_of(&self.place).map_err(io_failed)?;
+        paths::sync_folder_of(&self.place).map_err(io_failed)?;
         fault::at(FaultPoint::RestorePrepared);
         paths::replace(&marker_of(&self.place), &text).map_err(io_failed)?;
-        sync_folder_of(&self.place).map_err(io_failed)?;
+        paths::sync_folder_of(&self.place).map_err(io_failed)?;
         fault::at(FaultPoint::RestoreDecided);
         complete(&self.place)?;
         Ok(Restored { aside: Some(self.place.with_file_name(aside)) })
@@ -116,7 +116,7 @@ impl Drop for Restore {
     fn drop(&mut self) {
         // If the restore is decided, the copy is not this value's any more.
         if !is_interrupted(&self.place) {
-            let _ = remove(&copy_of(&self.place));
+            let _ = files::remove(&copy_of(&self.place));
         }
     }
 }
@@ -150,21 +150,21 @@ pub(super) fn complete(place: &Path) -> Result<(), Error> {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
             _ => {}
         }
-        for file in files_of(place) {
+        for file in files::files_of(place) {
             if is_there(&file) {
                 fs::rename(&file, aside.join(file.file_name().unwrap_or_default())).map_err(failed)?;
                 fault::at(FaultPoint::StoreMovedAside);
             }
         }
         File::open(&aside).and_then(|aside| aside.sync_all()).map_err(failed)?;
-        sync_folder_of(place).map_err(failed)?;
+        paths::sync_folder_of(place).map_err(failed)?;
         fs::rename(&copy, place).map_err(failed)?;
         fault::at(FaultPoint::CopyInPlace);
-        sync_folder_of(place).map_err(failed)?;
+        paths::sync_folder_of(place).map_err(failed)?;
     }
     fs::remove_file(&marker).map_err(failed)?;
     fault::at(FaultPoint::RestoreEnded);
-    sync_folder_of(place).map_err(failed)
+    paths::sync_folder_of(place).map_err(failed)
 }
 
 /// Keeps hosts away from a backup that is the store of another data folder. Fails if it is the store that is replaced, or is at
@@ -183,11 +183,6 @@ fn lock_backup(backup: &Path, place: &Path) -> Result<Option<schema::Lock>, Erro
     schema::lock_existing(backup)
 }
 
-/// Returns the file of a store, its log, and the index of the log.
-fn files_of(place: &Path) -> [PathBuf; 3] {
-    [place.to_owned(), files::log_of(place), files::index_of(place)]
-}
-
 fn marker_of(place: &Path) -> PathBuf {
     place.with_extension("restore")
 }
@@ -200,21 +195,4 @@ fn copy_of(place: &Path) -> PathBuf {
 
 fn is_there(file: &Path) -> bool {
     fs::symlink_metadata(file).is_ok()
-}
-
-fn remove(copy: &Path) -> Result<(), Error> {
-    for file in files_of(copy) {
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::Failed(format!("can't remove {}: {error}; remove it", file.display())));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn sync_folder_of(file: &Path) -> io::Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }
