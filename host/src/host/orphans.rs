@@ -7,7 +7,7 @@
 //! nothing for the past.
 
 use crate::ack;
-use crate::manifest::{Manifest, Target, Transaction};
+use crate::manifest::Manifest;
 use crate::store::{self, EventStore, Part, PartKind, Place};
 
 /// A part of the manifest that keeps its place in the store.
@@ -119,9 +119,7 @@ fn wanted<'m>(manifest: &'m Manifest, subscribers: &'m [String]) -> impl Iterato
         }
     });
     // The place of a transform is its group in Kafka.
-    let in_store = manifest.sources.iter().filter(|(_, source)| {
-        !matches!(&source.target, Target::Deliveries(deliveries) if deliveries.transaction == Transaction::Kafka)
-    });
+    let in_store = manifest.sources.iter().filter(|(_, source)| !source.is_transform());
     let sources = in_store.map(|(name, source)| Wanted {
         part: Part { kind: PartKind::Source, name: name.clone() },
         section: format!("sources.{name}"),

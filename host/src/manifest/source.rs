@@ -43,6 +43,11 @@ impl Source {
         self.topics.iter().any(|topic| topic.starts_with('^'))
     }
 
+    /// Whether it is a transform: its progress and the effects of its records are in transactions of Kafka, and not in the store.
+    pub fn is_transform(&self) -> bool {
+        matches!(&self.target, Target::Deliveries(deliveries) if deliveries.transaction == Transaction::Kafka)
+    }
+
     /// Returns the consumer group of the source with this name.
     pub fn group_of(&self, name: &str) -> String {
         self.group.clone().unwrap_or_else(|| format!("wasmill-{name}"))

@@ -10,7 +10,7 @@ use crate::cli::table::{Table, number};
 use crate::kafka::Connection;
 use crate::kafka::admin::stored::{self, Stored};
 use crate::kafka::admin::{Admin, Place};
-use crate::manifest::{Manifest, Target, Transaction};
+use crate::manifest::Manifest;
 use crate::model::PartitionName;
 use crate::store::{self, EventStore};
 use std::collections::BTreeSet;
@@ -70,11 +70,7 @@ impl Keeper {
             let place = manifest.path.display();
             return Err(CommandFailure::usage(format!("{place} has no source {source}; it has {}", known.join(", "))));
         };
-        let is_transform = match &settings.target {
-            Target::Deliveries(deliveries) => deliveries.transaction == Transaction::Kafka,
-            Target::Commands(_) => false,
-        };
-        Ok(if is_transform { Self::Group(settings.group_of(source)) } else { Self::Store })
+        Ok(if settings.is_transform() { Self::Group(settings.group_of(source)) } else { Self::Store })
     }
 
     fn stored(&self, admin: &Admin, store: &dyn EventStore, source: &str) -> Result<Vec<Stored>, CommandFailure> {

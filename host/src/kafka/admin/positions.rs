@@ -5,9 +5,10 @@
 use super::Admin;
 use crate::kafka::Error;
 use crate::kafka::sink;
-use crate::manifest::{Manifest, POSITIONS_TOPIC, SinkMode, Target, Transaction};
+use crate::manifest::{Manifest, POSITIONS_TOPIC, SinkMode};
 use crate::store::Newest;
 use serde::Serialize;
+use std::iter;
 use uuid::Uuid;
 
 /// The position of a sink in Kafka, beside what the store has.
@@ -50,19 +51,16 @@ impl Admin {
 
 /// Lists the sinks whose batches are transactions, with what they count and the newest number of it.
 fn transactional(manifest: &Manifest, newest: Newest) -> Vec<(String, &'static str, u64)> {
-    let is_transactional = |sink: &crate::manifest::Sink| sink.mode == SinkMode::Transactional;
-    let of_events = manifest.sinks.iter().filter(|(_, sink)| is_transactional(&sink.settings));
-    let mut sinks: Vec<_> = of_events.map(|(name, _)| (name.clone(), "events", newest.event)).collect();
-    if is_transactional(&manifest.sink) {
-        sinks.push(("outbox".to_owned(), "messages", newest.message));
-        let letters = manifest.sources.iter().filter(|(_, source)| {
-            let is_transform = matches!(&source.target, Target::Deliveries(to) if to.transaction == Transaction::Kafka);
-            source.dead_letter_topic.is_some() && !is_transform
-        });
-        let name = |name: &String| format!("{}{name}", sink::DEAD_LETTERS);
-        sinks.extend(letters.map(|(source, _)| (name(source), "dead letters", newest.dead_letter)));
-    }
-    sinks
+    let events = manifest.sinks.iter().map(|(name, sink)| (sink.settings.mode, name.clone(), "events", newest.event));
+    let outbox = iter::once((sink::Config::new(&manifest.sink), "messages", newest.message));
+    let letters = manifest.sources.iter().filter_map(|(name, source)| {
+        let config = sink::Config::letters(name, source, &manifest.sink)?;
+        Some((config, "dead letters", newest.dead_letter))
+    });
+    let others =
+        outbox.chain(letters).map(|(config, counts, newest)| (config.mode, config.name.to_string(), counts, newest));
+    let transactional = events.chain(others).filter(|(mode, ..)| *mode == SinkMode::Transactional);
+    transactional.map(|(_, name, counts, newest)| (name, counts, newest)).collect()
 }
 
 #[cfg(test)]

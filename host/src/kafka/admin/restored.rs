@@ -4,7 +4,7 @@ use super::positions::SinkPosition;
 use super::stored::{self, Stored};
 use super::{Admin, Place};
 use crate::kafka::Error;
-use crate::manifest::{From, Manifest, Membership, Source, Target, Transaction};
+use crate::manifest::{From, Manifest, Membership, Source};
 use crate::model::FactName;
 use crate::store::{Newest, Reader};
 use uuid::Uuid;
@@ -41,7 +41,7 @@ impl Admin {
         let mut findings: Vec<Finding> =
             self.sink_positions(manifest, store, newest)?.iter().filter_map(of_sink).collect();
         for (name, source) in &manifest.sources {
-            if matches!(&source.target, Target::Deliveries(to) if to.transaction == Transaction::Kafka) {
+            if source.is_transform() {
                 // The store has nothing of a transform.
                 continue;
             }
