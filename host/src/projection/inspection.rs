@@ -1,6 +1,6 @@
 //! A look at the read models of a host that does not run: which of them the next start will rebuild.
 
-use super::opening::mismatch;
+use super::opening::{QUESTION, mismatch};
 use super::read_model::{self, Origin};
 use super::shelf::Shelf;
 use crate::names::Name;
@@ -31,7 +31,7 @@ pub fn unfit(folder: &Path, store: Uuid, reader: &mut dyn Reader) -> Result<Vec<
         let origin = Origin { store, code: about.origin.code.clone() };
         if let Some(cause) = mismatch(&about, &origin, reader)? {
             // The question is for those who do not know the answer.
-            let cause = cause.split("; was the store restored").next().unwrap_or_default().to_owned();
+            let cause = cause.strip_suffix(QUESTION).unwrap_or(&cause).to_owned();
             unfit.push(Unfit { projection: name.to_string(), cause });
         }
     }

@@ -16,6 +16,9 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// The end of a cause that a restore of the store explains, for those who do not know of one.
+pub(super) const QUESTION: &str = "; was the store restored from a backup?";
+
 /// The part of a projection's thread that opens its read models.
 pub(super) struct Opener {
     pub(super) projection: Arc<str>,
@@ -154,8 +157,7 @@ pub(super) fn mismatch(
             found.event
         ),
         None => format!(
-            "it belongs to another history: its checkpoint is at position {position}, where the store has no event; was \
-             the store restored from a backup?"
+            "it belongs to another history: its checkpoint is at position {position}, where the store has no event{QUESTION}"
         ),
     }))
 }
