@@ -38,6 +38,11 @@ pub fn writable(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.min(LAST_MS))
 }
 
+/// Writes milliseconds since 1970 as a time to the second, without colons: `2026-11-29T15-22-46Z`.
+pub fn without_colons(ms: u64) -> String {
+    humantime::format_rfc3339_seconds(writable(ms)).to_string().replace(':', "-")
+}
+
 /// Reads the machine's time, which tests do not move. Use it only to compare with the times of files, with the time that
 /// the machine was awake, or with times that another system has given. Everything else reads a [`Clock`].
 #[expect(clippy::disallowed_methods, reason = "this is where the time is read")]

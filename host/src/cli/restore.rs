@@ -86,7 +86,7 @@ pub(super) fn restore(args: Args, json: bool) -> Result<(), CommandFailure> {
         paths::make_folder(&data).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
         let restore = Restore::prepare(&backup, &place).map_err(failed)?;
         outcome.check(&restore.report, &restore.file(), &data, manifest.as_ref())?;
-        let restored = restore.finish(&now()).map_err(failed)?;
+        let restored = restore.finish(&clock::without_colons(Clock::system().now_ms())).map_err(failed)?;
         outcome.restored = true;
         outcome.aside = restored.aside.map(|aside| aside.display().to_string());
     }
@@ -98,11 +98,6 @@ pub(super) fn restore(args: Args, json: bool) -> Result<(), CommandFailure> {
 
 fn failed(error: Error) -> CommandFailure {
     CommandFailure::failed(error.to_string())
-}
-
-/// Returns the time as a part of a name of a file.
-fn now() -> String {
-    humantime::format_rfc3339_seconds(clock::writable(Clock::system().now_ms())).to_string().replace(':', "-")
 }
 
 impl Outcome {

@@ -146,23 +146,25 @@ impl<'f> Unfinished<'f> {
     /// Gives the copy its name, and returns the name. A name that is taken is an error, whatever has it. A made name gets a
     /// number then.
     fn finish(mut self, name: &CopyName, position: u64) -> Result<String, (String, Errno)> {
-        let mut names: Box<dyn Iterator<Item = String>> = match name {
-            CopyName::Chosen(name) => Box::new(std::iter::once(name.clone())),
-            CopyName::Made { now_ms } => Box::new((1..=SAME_NAMES).map(|count| made_name(*now_ms, position, count))),
+        let tries = match name {
+            CopyName::Chosen(_) => 1,
+            CopyName::Made { .. } => SAME_NAMES,
         };
-        let mut name = names.next().expect("there is a first one");
+        let mut count = 1;
         loop {
+            let name = match name {
+                CopyName::Chosen(name) => name.clone(),
+                CopyName::Made { now_ms } => made_name(*now_ms, position, count),
+            };
             match self.give(&name) {
-                Ok(()) => break,
-                Err(Errno::EXIST) => match names.next() {
-                    Some(next) => name = next,
-                    None => return Err((name, Errno::EXIST)),
-                },
+                Ok(()) => {
+                    self.is_finished = true;
+                    return Ok(name);
+                }
+                Err(Errno::EXIST) if count < tries => count += 1,
                 Err(error) => return Err((name, error)),
             }
         }
-        self.is_finished = true;
-        Ok(name)
     }
 
     fn give(&self, name: &str) -> Result<(), Errno> {
@@ -190,7 +192,7 @@ impl Drop for Unfinished<'_> {
 
 /// Makes a name of a time and a position, by which copies sort: `2026-11-29T15-22-46Z-0000000017.sqlite`.
 fn made_name(now_ms: u64, position: u64, count: u32) -> String {
-    let time = humantime::format_rfc3339_seconds(clock::writable(now_ms)).to_string().replace(':', "-");
+    let time = clock::without_colons(now_ms);
     let more = if count == 1 { String::new() } else { format!("-{count}") };
     format!("{time}-{position:010}{more}.sqlite")
 }
