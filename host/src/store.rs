@@ -26,7 +26,7 @@ pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, 
 pub use error::{Error, Loss};
 pub use events::{
     Append, Appended, ArchivedStream, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,
-    SearchedId, Snapshot, Tally, check_sizes, event_at, is_full, shared_bytes,
+    SearchedId, Snapshot, Tally, check_sizes, event_at, event_bytes, is_full, shared_bytes,
 };
 pub use http_requests::{
     AttemptEnd, HttpRequestReader, HttpRequests, InterruptedOf, ListedRequest, RequestQuery, RequestQueue, RequestWait,

@@ -3,7 +3,7 @@
 use super::line::{ARCHIVED, ArchivedLine, END, End, EndLine, EventLine, FORMAT, Head};
 use crate::model::{IdRule, QuickMap, RecordedEvent, StreamId};
 use crate::names::{Rule, checked, shown};
-use crate::store::ArchivedStream;
+use crate::store::{ArchivedStream, event_bytes};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::io::{self, BufRead, Read as _};
@@ -301,7 +301,7 @@ impl<R: BufRead> Reading<R> {
         if *time_ms > GREATEST_NUMBER || first_ms.is_some_and(|first_ms| first_ms > GREATEST_NUMBER) {
             return Err(format!("its time is later than {GREATEST_NUMBER} ms after 1970"));
         }
-        let bytes = bytes_of(event);
+        let bytes = event_bytes(event);
         if bytes > self.rules.event_bytes_max {
             return Err(format!(
                 "its event has {bytes} bytes, and the limit is {}: raise `store.event_bytes_max` of the manifest",
@@ -344,13 +344,6 @@ impl<R: BufRead> Reading<R> {
             }
         }
     }
-}
-
-/// Returns the bytes of an event as `store.event_bytes_max` counts them.
-fn bytes_of(event: &RecordedEvent) -> usize {
-    let RecordedEvent { stream, name, payload, correlation_id, causation_id, headers, .. } = event;
-    let headers: usize = headers.iter().map(crate::model::Header::bytes).sum();
-    stream.aggregate_id.len() + causation_id.len() + correlation_id.len() + headers + name.len() + payload.len()
 }
 
 #[cfg(test)]

@@ -203,7 +203,19 @@ pub fn check_sizes(command: &Command, events: &[NewEvent], bytes_max: usize) -> 
 /// Returns the bytes that each event of a command has besides its name and payload.
 pub fn shared_bytes(command: &Command) -> usize {
     let Command { stream, id, correlation_id, headers, .. } = command;
-    stream.aggregate_id.len() + id.len() + correlation_id.len() + headers.iter().map(Header::bytes).sum::<usize>()
+    bytes_besides(stream, id, correlation_id, headers)
+}
+
+/// Returns the bytes of an event, as [`check_sizes`] counts them.
+pub fn event_bytes(event: &RecordedEvent) -> usize {
+    let RecordedEvent { stream, name, payload, correlation_id, causation_id, headers, .. } = event;
+    bytes_besides(stream, causation_id, correlation_id, headers) + name.len() + payload.len()
+}
+
+/// Returns the bytes that an event has besides its name and payload.
+fn bytes_besides(stream: &StreamId, causation_id: &str, correlation_id: &str, headers: &[Header]) -> usize {
+    let headers: usize = headers.iter().map(Header::bytes).sum();
+    stream.aggregate_id.len() + causation_id.len() + correlation_id.len() + headers
 }
 
 /// Shortens a name that a plugin or a sender chose, for use in a message.

@@ -218,10 +218,7 @@ impl Writer {
             let event_type = self.dictionary.event_type(&self.connection, key.0, &event.name).map_err(&failed)?;
             let id = self.ids.next();
             self.connection
-                .prepare_cached(
-                    "INSERT INTO events (position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id,
-                     headers, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                )
+                .prepare_cached(rows::INSERT_EVENT)
                 .and_then(|mut insert| {
                     insert.execute(params![
                         position,

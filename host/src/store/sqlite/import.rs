@@ -128,10 +128,7 @@ impl Importer {
         let event_type = self.dictionary.event_type(&self.connection, aggregate_type, &event.name).map_err(&failed)?;
         let headers = rows::encode_headers(&event.headers, event.hops, event.first_ms)?;
         self.connection
-            .prepare_cached(&format!(
-                "INSERT INTO events ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-                rows::EVENT_COLUMNS
-            ))
+            .prepare_cached(rows::INSERT_EVENT)
             .and_then(|mut insert| {
                 insert.execute(params![
                     event.position.0,

@@ -12,6 +12,10 @@ use super::dictionary::Dictionary;
 pub(super) const EVENT_COLUMNS: &str =
     "position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id, headers, payload";
 
+/// Inserts a row of [`EVENT_COLUMNS`].
+pub(super) const INSERT_EVENT: &str = "INSERT INTO events (position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id, headers, payload) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
 /// Encodes a value for a column that only wasmill reads.
 pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     postcard::to_stdvec(value).map_err(|error| Error::Invalid(format!("can't encode a row: {error}")))
