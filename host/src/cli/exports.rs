@@ -176,8 +176,7 @@ fn from_folder(
         out.write_all(&page).map_err(&unwritten)?;
         progress.at(export.end.events);
     }
-    let head = Head { format: crate::export::FORMAT, store: identity.to_string(), from: 1, to: newest.event };
-    Ok((head, export.end))
+    Ok((export.head, export.end))
 }
 
 fn from_host(

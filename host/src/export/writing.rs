@@ -16,7 +16,8 @@ const PAGE: usize = 1_000;
 
 /// An export under way.
 pub struct Export {
-    to: Position,
+    /// The first line.
+    pub head: Head,
     next: Next,
     hash: Sha256,
     /// What the last line will say.
@@ -25,7 +26,7 @@ pub struct Export {
 
 /// What the next page has.
 enum Next {
-    Head(Uuid),
+    Head,
     EventsAfter(Position),
     ArchivedAfter(Option<StreamId>),
     Nothing,
@@ -35,19 +36,20 @@ impl Export {
     /// Begins an export of the events up to a position of the store with this identity.
     pub fn new(store: Uuid, to: Position) -> Self {
         let end = End { events: 0, archived_streams: 0, position: 0, sha256: String::new() };
-        Self { to, next: Next::Head(store), hash: Sha256::new(), end }
+        let head = Head { format: FORMAT, store: store.to_string(), from: 1, to: to.0 };
+        Self { head, next: Next::Head, hash: Sha256::new(), end }
     }
 
     /// Returns the next lines, or `None` after the last one.
     pub fn page(&mut self, reader: &mut dyn Reader) -> Result<Option<Vec<u8>>, Error> {
         match std::mem::replace(&mut self.next, Next::Nothing) {
-            Next::Head(store) => {
+            Next::Head => {
                 let mut text = Vec::new();
-                add(&mut text, &Head { format: FORMAT, store: store.to_string(), from: 1, to: self.to.0 });
+                add(&mut text, &self.head);
                 self.next = Next::EventsAfter(Position(0));
                 Ok(Some(text))
             }
-            Next::EventsAfter(position) if position >= self.to => self.archived(None, reader).map(Some),
+            Next::EventsAfter(position) if position.0 >= self.head.to => self.archived(None, reader).map(Some),
             Next::EventsAfter(position) => self.events(position, reader).map(Some),
             Next::ArchivedAfter(stream) => self.archived(stream, reader).map(Some),
             Next::Nothing => Ok(None),
@@ -57,10 +59,10 @@ impl Export {
     fn events(&mut self, after: Position, reader: &mut dyn Reader) -> Result<Vec<u8>, Error> {
         let page = reader.read_all(after, &Filter::all(), PAGE)?;
         if page.reached <= after {
-            return Err(Error::Failed(format!("the store ends at position {after}, and {} was its newest", self.to)));
+            return Err(Error::Failed(format!("the store ends at position {after}, and {} was its newest", self.head.to)));
         }
         let mut text = Vec::with_capacity(page.events.len() * 512);
-        for event in page.events.iter().take_while(|event| event.position <= self.to) {
+        for event in page.events.iter().take_while(|event| event.position.0 <= self.head.to) {
             add(&mut text, &EventLine::of(event));
             self.end.events += 1;
             self.end.position = event.position.0;
@@ -75,7 +77,7 @@ impl Export {
         let mut text = Vec::new();
         for archived in &page {
             let newest = reader.read_stream_backwards(&archived.stream, Version(u64::MAX), 1)?;
-            if newest.last().is_some_and(|event| event.position <= self.to) {
+            if newest.last().is_some_and(|event| event.position.0 <= self.head.to) {
                 add(&mut text, &ArchivedLine::of(archived));
                 self.end.archived_streams += 1;
             }

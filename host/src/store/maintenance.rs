@@ -14,12 +14,9 @@ const ENDINGS_BESIDE: [&str; 5] = ["-wal", "-shm", "-journal", ".lock", ".part"]
 
 /// The maintenance functions of a store, for its operators.
 pub trait Maintenance: Send + Sync {
-    /// Copies the store, as it is at one moment, into a new file, which is a complete store. Writes continue meanwhile.
-    /// It runs on the caller's thread, without a time limit.
-    fn backup(&self, to: &Path) -> Result<Backup, Error>;
-
-    /// Copies the store, as it is at one moment, into a new file of a folder, which is created if it is missing. Nothing
-    /// outside of the folder is written, whatever the name is and whatever another process does to the folder meanwhile.
+    /// Copies the store, as it is at one moment, into a new file of a folder, which is created if it is missing. The file is a
+    /// complete store. Writes continue meanwhile. It runs on the caller's thread, without a time limit. Nothing outside of the
+    /// folder is written, whatever the name is and whatever another process does to the folder meanwhile.
     /// Between two steps it looks whether `is_over` returns true. Then it removes the unfinished file, and fails with
     /// [`Error::Closed`].
     fn backup_in(&self, folder: &Path, name: &CopyName, is_over: &dyn Fn() -> bool) -> Result<Backup, Error>;

@@ -342,13 +342,9 @@ impl DeadLetters for SqliteStore {
 }
 
 impl Maintenance for SqliteStore {
-    fn backup(&self, to: &Path) -> Result<Backup, Error> {
+    fn backup_in(&self, folder: &Path, name: &CopyName, is_over: &dyn Fn() -> bool) -> Result<Backup, Error> {
         // This must not use an inspection, which opens the file itself: a process that closes a file loses SQLite's
         // locks on it.
-        backup::copy(&schema::open_for_reading(&self.path)?, to)
-    }
-
-    fn backup_in(&self, folder: &Path, name: &CopyName, is_over: &dyn Fn() -> bool) -> Result<Backup, Error> {
         backup_folder::copy(&schema::open_for_reading(&self.path)?, folder, name, is_over)
     }
 

@@ -221,7 +221,6 @@ fn a_file_that_its_log_does_not_fit_is_refused_and_left_as_it_is() {
 #[test]
 fn a_copy_takes_no_name_that_the_host_uses_in_its_folder() {
     let stored = Stored::new();
-    let store = stored.open().unwrap();
     for name in [
         "events.sqlite-journal",
         "events.sqlite-wal",
@@ -233,12 +232,12 @@ fn a_copy_takes_no_name_that_the_host_uses_in_its_folder() {
         "read-models",
         "replaced-now",
     ] {
-        let refused = store.backup(&stored.folder.path().join(name)).unwrap_err().to_string();
+        let refused = backup(&stored.file(), &stored.folder.path().join(name)).unwrap_err().to_string();
         assert!(refused.contains(name) && refused.contains("choose another name"), "{refused}");
     }
-    store.backup(&stored.folder.path().join("copy.sqlite")).expect("any other name is taken");
+    backup(&stored.file(), &stored.folder.path().join("copy.sqlite")).expect("any other name is taken");
     let elsewhere = tempfile::tempdir().unwrap();
-    store.backup(&elsewhere.path().join(FILE_NAME)).expect("and any name in another folder");
+    backup(&stored.file(), &elsewhere.path().join(FILE_NAME)).expect("and any name in another folder");
 }
 
 /// A crash may come while the log is folded into the file: then what the file lacks is still in the log.
@@ -411,6 +410,8 @@ fn a_copy_made_while_others_write_is_a_store_of_its_own() {
     let stored = Stored::new();
     let store = stored.open().unwrap();
     ask(|done| store.archive(order(6), done)).answer().unwrap();
+    let folder = stored.folder.path().join("backups");
+    let copy = |name: &str| store.backup_in(&folder, &CopyName::parse(name).unwrap(), &|| false);
     let over = AtomicBool::new(false);
     let copies: Vec<(PathBuf, Backup)> = std::thread::scope(|scope| {
         let _over = Raised(&over);
@@ -421,12 +422,8 @@ fn a_copy_made_while_others_write_is_a_store_of_its_own() {
                 numbers.for_each(|n: u64| _ = record(store, &order(n % 5), 1 + writer));
             });
         }
-        let copy = |n: usize| {
-            let file = stored.folder.path().join(format!("copy-{n}.sqlite"));
-            let backup = store.backup(&file).unwrap();
-            (file, backup)
-        };
-        (0..4).map(copy).collect()
+        let names = (0..4).map(|n| format!("copy-{n}.sqlite"));
+        names.map(|name| (folder.join(&name), copy(&name).unwrap())).collect()
     });
     let whole = all_events(&store);
     for (n, (file, backup)) in copies.iter().enumerate() {
@@ -443,18 +440,19 @@ fn a_copy_made_while_others_write_is_a_store_of_its_own() {
         assert_eq!(record(&copy, &order(1), 1).position.0, backup.position + 1, "copy {n} goes on by itself");
     }
     // Of two to one file, one is made.
-    let contested = stored.folder.path().join("contested.sqlite");
     let [one, other] = std::thread::scope(|scope| {
-        [0, 1].map(|_| scope.spawn(|| store.backup(&contested))).map(|copying| copying.join().unwrap())
+        [0, 1].map(|_| scope.spawn(|| copy("contested.sqlite"))).map(|copying| copying.join().unwrap())
     });
     let (made, refused) = if one.is_ok() { (one, other) } else { (other, one) };
     assert!(matches!(&refused, Err(Error::Invalid(said)) if said.contains("exists")), "{refused:?}");
-    assert_eq!(verify(&contested).unwrap().position, made.unwrap().position);
-    let taken = store.backup(&copies[0].0);
+    assert_eq!(verify(&folder.join("contested.sqlite")).unwrap().position, made.unwrap().position);
+    let taken = copy("copy-0.sqlite");
     assert!(matches!(&taken, Err(Error::Invalid(said)) if said.contains("exists")), "{taken:?}");
     let nowhere = stored.folder.path().join("absent").join("copy.sqlite");
-    assert!(store.backup(&nowhere).unwrap_err().to_string().contains("absent"));
-    let left: Vec<_> = fs::read_dir(stored.folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    store.close();
+    assert!(backup(&stored.file(), &nowhere).unwrap_err().to_string().contains("absent"));
+    let folders = [stored.folder.path(), &folder].map(|folder| fs::read_dir(folder).unwrap());
+    let left: Vec<_> = folders.into_iter().flatten().map(|file| file.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains(".part")), "{left:?}");
 }
 

@@ -38,7 +38,7 @@ pub fn backup(store: &Path, to: &Path) -> Result<Backup, Error> {
 }
 
 /// Copies the store that a connection sees into a new file.
-pub(super) fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
+fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
     let started = Instant::now();
     let doing = format!("copying the store to {}", to.display());
     let io_failed = |error: io::Error| Error::Failed(format!("{doing}: {error}"));
