@@ -3,7 +3,7 @@
 //! Both are Python packages, which `tests/fuzz/requirements.txt` names. They are installed into an environment in
 //! `target/tools/fuzzer`, once.
 
-use crate::{process, root};
+use crate::{once, process, root};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,16 +22,17 @@ impl Fuzzer {
     /// Returns the environment. It is made first if it is not there, or has other versions than it should. The error says
     /// what is in the way.
     pub fn ensure() -> Result<Self> {
-        let fuzzer = Self { folder: root().join("target/tools/fuzzer") };
+        let tools = root().join("target/tools");
+        let fuzzer = Self { folder: tools.join("fuzzer") };
         let requirements = root().join("tests/fuzz/requirements.txt");
         let wanted = fs::read(&requirements).with_context(|| format!("read {}", requirements.display()))?;
         // The copy is written last, so it is there only if everything is.
         let installed = fuzzer.folder.join("requirements.txt");
-        if fs::read(&installed).is_ok_and(|found| found == wanted) {
-            return Ok(fuzzer);
-        }
-        fuzzer.install(&requirements)?;
-        fs::write(&installed, wanted).with_context(|| format!("write {}", installed.display()))?;
+        let is_there = || fs::read(&installed).is_ok_and(|found| found == wanted);
+        once::fetched(&tools.join("fuzzer.lock"), is_there, || {
+            fuzzer.install(&requirements)?;
+            fs::write(&installed, &wanted).with_context(|| format!("write {}", installed.display()))
+        })?;
         Ok(fuzzer)
     }
 

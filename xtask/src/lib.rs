@@ -3,8 +3,8 @@
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Only this crate compiles guests
 //! to WebAssembly. Everything native shares the release profile and the workspace's target folder, so that a heavy
 //! dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public because the tests start the
-//! same broker, [`fuzzer`] because they use it, [`guest_build`] because they build a plugin outside of the workspace, and [`root`] because tests and the
-//! example find their files by it.
+//! same broker, [`fuzzer`] because they use it, [`guest_build`] because they build a plugin outside of the workspace, and
+//! [`root`] because tests and the example find their files by it.
 
 mod contract;
 mod deny;
@@ -12,6 +12,7 @@ pub mod fuzzer;
 mod guests;
 pub mod kafka;
 mod native;
+mod once;
 mod process;
 mod setup;
 #[cfg(test)]

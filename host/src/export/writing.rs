@@ -59,7 +59,10 @@ impl Export {
     fn events(&mut self, after: Position, reader: &mut dyn Reader) -> Result<Vec<u8>, Error> {
         let page = reader.read_all(after, &Filter::all(), PAGE)?;
         if page.reached <= after {
-            return Err(Error::Failed(format!("the store ends at position {after}, and {} was its newest", self.head.to)));
+            return Err(Error::Failed(format!(
+                "the store ends at position {after}, and {} was its newest",
+                self.head.to
+            )));
         }
         let mut text = Vec::with_capacity(page.events.len() * 512);
         for event in page.events.iter().take_while(|event| event.position.0 <= self.head.to) {

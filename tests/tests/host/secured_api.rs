@@ -257,13 +257,16 @@ fn bodies_beyond_the_room_for_all_are_refused() {
         stream
     };
     for chunked in [false, true] {
-        let held = half(chunked);
-        // The room is taken once the host has seen the first request.
+        let mut held = half(chunked);
         let body = json!("y".repeat(700_000));
         until("there is no room", || {
             let answer = host.post("/v1/commands/order/1/CreateOrder", &body, &[]);
             let is_refused = answer.status == 503;
             assert!(!is_refused || answer.body.to_string().contains("api.in_flight_mib"), "{answer:?}");
+            if !is_refused {
+                // This request found room before the one that should hold it, which may have been refused.
+                held = half(chunked);
+            }
             is_refused
         });
         assert_eq!(host.post("/v1/commands/order/1/Nonsense", &json!({}), &[]).status, 400, "a small body finds room");

@@ -1,17 +1,16 @@
 //! The jars of Apache Kafka. Maven fetches them once for each version of the pom.
 
 use super::{kept, ours};
-use crate::process;
+use crate::{once, process};
 use anyhow::{Context, Result};
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Returns the class path of a node and of Kafka's tools, after it has fetched what is missing.
 pub(super) fn class_path() -> Result<PathBuf> {
-    if !are_there() {
-        fetch().context("fetch Apache Kafka with Maven, which needs a network the first time")?;
-    }
+    once::fetched(&kept().join("lock"), are_there, fetch)
+        .context("fetch Apache Kafka with Maven, which needs a network the first time")?;
     Ok(folder().join("*"))
 }
 
@@ -22,13 +21,6 @@ pub(super) fn are_there() -> bool {
 }
 
 fn fetch() -> Result<()> {
-    fs::create_dir_all(kept())?;
-    // The lock is needed because tests and people may start a node at the same time.
-    let lock = File::create(kept().join("lock"))?;
-    lock.lock()?;
-    if are_there() {
-        return Ok(());
-    }
     if folder().exists() {
         fs::remove_dir_all(folder())?;
     }

@@ -301,7 +301,7 @@ fn keep_of_empty(place: &Path) -> Result<Kept, Error> {
         .prepare("SELECT name, value FROM facts")
         .and_then(|mut select| select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
         .map_err(&failed)?;
-    // The clock starts anew, as in a new store.
+    // The clock starts as in a new store.
     facts.retain(|(name, _)| FactName::parse(name) != Some(FactName::Clock));
     let is_kept = |name: &str| {
         matches!(FactName::parse(name), Some(FactName::Cluster | FactName::Starts(_) | FactName::TopicId { .. }))

@@ -1,9 +1,9 @@
 //! Restoring: a copy takes the place of a store, which is kept aside.
 //!
 //! The copy is made beside the store and verified there, so what is verified is what will be opened. The store's file, its
-//! log and the log's index are several files, which no file system moves in one step. So there is a marker: once it is on
-//! the disk, the restore is decided, and whoever locks the store next moves what is not moved yet. Before that, the store is
-//! as it was. The marker names the folder for the old files, and goes last.
+//! log and the log's index are several files, which no file system moves in one step. So the restore writes a marker, which
+//! names the folder for the old files. Until the marker is on the disk, the store is as it was. After that, the restore takes
+//! place even if its process ends: the next process that locks the store finishes the moves. The marker is removed last.
 
 use super::backup::{REPLACED, Target, pages};
 use super::fault::{self, FaultPoint};
