@@ -6,6 +6,7 @@
 //! The code of a type is a plugin, or native [`Handlers`] of the caller. The latter run the same host without
 //! WebAssembly, for benchmarks and for embedding it.
 
+mod chain;
 mod handlers;
 mod instances;
 mod mailbox;

@@ -248,7 +248,7 @@ mod tests {
         };
         let event = crate::model::NewEvent { name: "Done".into(), payload: b"null".to_vec() };
         let expected = crate::model::ExpectedVersion::Any;
-        Append { command: command.into(), expected, decision: Decision::Events(vec![event]) }
+        Append { command: command.into(), expected, decision: Decision::Events(vec![event]), chain: None }
     }
 
     /// The store is the only truth: if the bus loses a wake-up, no event is lost.

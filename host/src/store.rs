@@ -25,7 +25,7 @@ use uuid::Uuid;
 pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, dead_letter_origin};
 pub use error::{Error, Loss};
 pub use events::{
-    Append, Appended, ArchivedStream, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,
+    Append, Appended, ArchivedStream, Chain, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,
     SearchedId, Snapshot, Tally, check_sizes, event_at, event_bytes, is_full, shared_bytes,
 };
 pub use http_requests::{

@@ -7,7 +7,7 @@ mod raw_inserts;
 
 use raw_inserts::raw_inserts;
 use wasmill_tests::command_path::{CommandPath, Handlers, Load, Pace, Setup};
-use wasmill_tests::report::{Budget, Report, median, middle, rounds};
+use wasmill_tests::report::{self, Budget, Report, middle, rounds};
 
 /// Number of commands in one measurement.
 const COMMANDS: u64 = 100_000;
@@ -18,8 +18,8 @@ const LONG: u64 = 400_000;
 const MANY: u64 = 100_000;
 /// Default number of aggregates, which get the commands in turn.
 const AGGREGATES: u64 = 1_000;
-/// Number of commands to one aggregate. Each waits for the commit of the one before it.
-const HOT_COMMANDS: u64 = 5_000;
+/// Number of commands to one aggregate.
+const HOT_COMMANDS: u64 = 50_000;
 /// Number of commands to one aggregate in flight. More would be answered "busy".
 const HOT_IN_FLIGHT: usize = 64;
 /// Number of aggregates with a thousand events each.
@@ -32,17 +32,18 @@ const MANY_ROUNDS: usize = 61;
 /// Number of measurements of the cost of growth, which is a few percent.
 const GROWTH_ROUNDS: usize = 21;
 
+/// A benchmark and its name.
+type Benchmark = (&'static str, fn(&mut Report));
+
+const ALL: [Benchmark; 5] =
+    [("throughput", throughput), ("latency", latency), ("hot", hot), ("cold", cold), ("growth", growth)];
+
 fn main() {
-    let mut report = Report::default();
-    let rate = throughput(&mut report);
-    latency(&mut report, rate);
-    cold(&mut report);
-    growth(&mut report);
-    report.write();
+    report::run(ALL);
 }
 
-/// Measures throughput. Returns the commands per second of the usual load.
-fn throughput(report: &mut Report) -> f64 {
+/// Measures throughput.
+fn throughput(report: &mut Report) {
     let usual = Load::new(COMMANDS, AGGREGATES);
     let [raw, wasm, native] = rounds(
         MANY_ROUNDS,
@@ -68,7 +69,6 @@ fn throughput(report: &mut Report) -> f64 {
     );
     judge(report, "commands/raw", &long, &raw, 1.0);
     judge(report, "commands/many", &many, &few, 0.5);
-    median(wasm)
 }
 
 fn judge(report: &mut Report, name: &str, rates: &[f64], baselines: &[f64], budget: f64) {
@@ -76,14 +76,25 @@ fn judge(report: &mut Report, name: &str, rates: &[f64], baselines: &[f64], budg
     report.judge(name, rate, "1/s", baseline, Budget::AtLeast(budget));
 }
 
-/// Measures one aggregate that gets all commands, and aggregates that are not live when their command comes.
+/// Returns the commands per second to the usual number of aggregates.
+fn usual() -> f64 {
+    CommandPath::wasm().run(&Load::new(COMMANDS, AGGREGATES)).rate
+}
+
+/// Measures one aggregate that gets all commands.
+fn hot(report: &mut Report) {
+    let load = Load { pace: Pace::InFlight(HOT_IN_FLIGHT), ..Load::new(HOT_COMMANDS, 1) };
+    let [hot, usual] = rounds(ROUNDS, [&mut || CommandPath::wasm().run(&load).rate, &mut usual]);
+    let (rate, baseline) = middle(&hot, &usual);
+    report.ratio("commands/hot", rate, "1/s", baseline);
+}
+
+/// Measures aggregates that are not live when their command comes.
 fn cold(report: &mut Report) {
-    let usual = CommandPath::wasm().run(&Load::new(COMMANDS, AGGREGATES)).rate;
-    let hot_load = Load { pace: Pace::InFlight(HOT_IN_FLIGHT), ..Load::new(HOT_COMMANDS, 1) };
-    let hot = CommandPath::wasm().run(&hot_load).rate;
-    report.ratio("commands/hot", hot, "1/s", usual);
-    let new = CommandPath::wasm().run(&Load::new(COMMANDS, COMMANDS)).rate;
-    report.ratio("commands/new", new, "1/s", usual);
+    let load = Load::new(COMMANDS, COMMANDS);
+    let [new, known] = rounds(ROUNDS, [&mut || CommandPath::wasm().run(&load).rate, &mut usual]);
+    let (rate, usual) = middle(&new, &known);
+    report.ratio("commands/new", rate, "1/s", usual);
     let replayed = after_a_thousand_events(0);
     report.ratio("commands/cold", replayed, "1/s", usual);
     report.ratio("commands/cold-snapshot", after_a_thousand_events(100), "1/s", replayed);
@@ -112,8 +123,8 @@ fn snapshots_from(path: &CommandPath, version: u64) -> u64 {
 }
 
 /// Measures the time from when a command was due until it is answered, at half of the rate.
-fn latency(report: &mut Report, rate: f64) {
-    let pace = Pace::PerSecond(rate / 2.0);
+fn latency(report: &mut Report) {
+    let pace = Pace::PerSecond(usual() / 2.0);
     let half = CommandPath::wasm().run(&Load { pace, ..Load::new(COMMANDS, AGGREGATES) });
     report.figure("commands/latency-p50", half.p50.as_secs_f64() * 1e3, "ms");
     report.figure("commands/latency-p99", half.p99.as_secs_f64() * 1e3, "ms");

@@ -65,7 +65,12 @@ fn appended(streams: &[StreamId], number: u64) -> Append {
     let (stream, version) = (&streams[(number % STREAMS) as usize], number / STREAMS);
     let event = NewEvent { name: "ItemsAdded".into(), payload: PAYLOAD.into() };
     let expected = wasmill::model::ExpectedVersion::Exact(wasmill::model::Version(version));
-    Append { command: command(stream.clone(), "AddItems".into()), expected, decision: Decision::Events(vec![event]) }
+    Append {
+        command: command(stream.clone(), "AddItems".into()),
+        expected,
+        decision: Decision::Events(vec![event]),
+        chain: None,
+    }
 }
 
 fn read_all(store: &SqliteStore) -> f64 {

@@ -293,5 +293,10 @@ fn append(stream: &StreamId, version: u64, then: Then) -> Append {
     let payload = serde_json::to_vec(&Counted { count: version + 1, then }).expect("JSON");
     let event = NewEvent { name: EVENT.to_owned(), payload };
     let command = command(stream.clone(), "Count".into());
-    Append { command, expected: ExpectedVersion::Exact(Version(version)), decision: Decision::Events(vec![event]) }
+    Append {
+        command,
+        expected: ExpectedVersion::Exact(Version(version)),
+        decision: Decision::Events(vec![event]),
+        chain: None,
+    }
 }

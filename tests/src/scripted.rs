@@ -18,19 +18,15 @@ pub type Script = Arc<dyn Fn(&Command) -> Result<(), Refusal> + Send + Sync>;
 /// The handlers of counters. Each accepted command records an event with the count as its payload.
 pub struct Counters {
     script: Script,
-    /// The store, for checking what is durable when events are applied.
-    store: Arc<dyn EventStore>,
 }
 
 /// The counters of a shard.
 pub struct Shard {
     script: Script,
-    store: Arc<dyn EventStore>,
 }
 
 /// One counter.
 pub struct Counter {
-    stream: StreamId,
     /// The count, and the last decision: one or nothing.
     count: Mutex<(u64, u64)>,
 }
@@ -38,8 +34,7 @@ pub struct Counter {
 impl Counters {
     /// Serves counters on one shard.
     pub fn serve(store: &Arc<dyn EventStore>, options: Options, script: Script) -> Aggregates {
-        let counters = Self { script, store: store.clone() };
-        Aggregates::start([Service::new(TYPE, counters, 1, options)], store).expect("a shard")
+        Aggregates::start([Service::new(TYPE, Self { script }, 1, options)], store).expect("a shard")
     }
 }
 
@@ -75,21 +70,31 @@ pub fn numbered(id: &str, name: &str, number: u64) -> Command {
     Command { origin: Some(origin), ..count(id, name) }
 }
 
-/// Outcomes in the order of their arrival, each with the name of its command.
+/// Outcomes in the order of their arrival.
 #[derive(Clone)]
 pub struct Outcomes {
-    sender: crossbeam_channel::Sender<(String, Outcome)>,
-    receiver: crossbeam_channel::Receiver<(String, Outcome)>,
+    /// The store, for checking what is durable when an outcome arrives.
+    store: Arc<dyn EventStore>,
+    sender: crossbeam_channel::Sender<Arrived>,
+    receiver: crossbeam_channel::Receiver<Arrived>,
 }
 
-impl Default for Outcomes {
-    fn default() -> Self {
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        Self { sender, receiver }
-    }
+/// An outcome that has arrived.
+struct Arrived {
+    /// The name of the command.
+    name: String,
+    outcome: Outcome,
+    /// Whether the store had its events then.
+    is_durable: bool,
 }
 
 impl Outcomes {
+    /// Creates a queue of outcomes of aggregates with this store.
+    pub fn new(store: &Arc<dyn EventStore>) -> Self {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        Self { store: store.clone(), sender, receiver }
+    }
+
     /// Sends a command whose outcome will arrive here.
     pub fn of(&self, aggregates: &Aggregates, command: Command) {
         let ack = self.ack(&command);
@@ -110,13 +115,25 @@ impl Outcomes {
     }
 
     fn ack(&self, command: &Command) -> Ack<Outcome> {
-        let (sender, name) = (self.sender.clone(), command.name.to_string());
-        Ack::new(move |outcome| sender.send((name, outcome)).expect("the test holds the receiver"))
+        let (Self { store, sender, .. }, command) = (self.clone(), command.clone());
+        Ack::new(move |outcome| {
+            let is_durable = match &outcome {
+                Outcome::Accepted { version, .. } => store
+                    .reader()
+                    .and_then(|mut reader| reader.stream_version(&command.stream))
+                    .is_ok_and(|is| is >= *version),
+                _ => true,
+            };
+            let arrived = Arrived { name: command.name.to_string(), outcome, is_durable };
+            sender.send(arrived).expect("the test holds the receiver");
+        })
     }
 
-    /// Waits for the next outcome.
+    /// Waits for the next outcome, with the name of its command. Panics if it came before its events were durable.
     pub fn next(&self) -> (String, Outcome) {
-        self.receiver.recv_timeout(Duration::from_secs(60)).expect("an outcome")
+        let arrived = self.receiver.recv_timeout(Duration::from_secs(60)).expect("an outcome");
+        assert!(arrived.is_durable, "{} was answered before it was durable: {:?}", arrived.name, arrived.outcome);
+        (arrived.name, arrived.outcome)
     }
 }
 
@@ -128,7 +145,7 @@ impl Handlers for Counters {
     }
 
     fn guest(&self) -> Result<Shard, GuestError> {
-        Ok(Shard { script: self.script.clone(), store: self.store.clone() })
+        Ok(Shard { script: self.script.clone() })
     }
 
     fn is_current(&self, _: &Shard) -> bool {
@@ -163,8 +180,8 @@ impl Guest for Shard {
         false
     }
 
-    fn create(&mut self, id: &str) -> Result<Counter, GuestError> {
-        Ok(Counter { stream: counter(id), count: Mutex::default() })
+    fn create(&mut self, _: &str) -> Result<Counter, GuestError> {
+        Ok(Counter { count: Mutex::default() })
     }
 
     fn apply(&mut self, live: &Counter, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError> {
@@ -176,20 +193,22 @@ impl Guest for Shard {
         let mut counter = live.count.lock().expect("one thread");
         let (count, decided) = &mut *counter;
         *count += std::mem::take(decided);
-        let durable = self.store.reader().and_then(|mut reader| reader.stream_version(&live.stream));
-        assert!(durable.is_ok_and(|version| version >= Version(*count)), "applied before it was durable");
         Ok((self.script)(command).map(|()| {
             *decided = 1;
             vec![NewEvent { name: "Counted".into(), payload: (*count + 1).to_string().into_bytes() }]
         }))
     }
 
-    fn snapshot(&mut self, _: &Counter) -> Result<Option<Vec<u8>>, GuestError> {
-        Ok(None)
+    fn snapshot(&mut self, live: &Counter) -> Result<Option<Vec<u8>>, GuestError> {
+        let mut counter = live.count.lock().expect("one thread");
+        let (count, decided) = &mut *counter;
+        *count += std::mem::take(decided);
+        Ok(Some(count.to_string().into_bytes()))
     }
 
-    fn restore(&mut self, _: &Counter, _: &[u8], _: Version) -> Result<Result<(), String>, GuestError> {
-        Ok(Err("counters keep no snapshots".into()))
+    fn restore(&mut self, live: &Counter, state: &[u8], _: Version) -> Result<Result<(), String>, GuestError> {
+        let count = std::str::from_utf8(state).ok().and_then(|state| state.parse().ok());
+        Ok(count.map(|count| live.count.lock().expect("one thread").0 = count).ok_or_else(|| "no count".into()))
     }
 
     fn discard(&mut self, _: Counter) -> Result<(), GuestError> {

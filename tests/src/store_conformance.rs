@@ -65,6 +65,7 @@ macro_rules! store_conformance {
         $crate::store_conformance! { $place:
             appends {
                 an_expectation_is_met_or_the_conflict_names_the_actual_version,
+                an_append_fails_with_the_one_that_it_depends_on,
                 of_twenty_appends_on_one_version_one_succeeds,
                 the_events_of_an_append_are_recorded_all_or_none,
                 positions_increase_in_commit_order_and_versions_have_no_gaps,

@@ -79,7 +79,8 @@ pub fn work(store: Arc<dyn EventStore>, seed: u64) {
         let id = format!("id-{seed}-{round}");
         for _ in 0..2 {
             let command = durable(&StreamId::new("chosen", (round % 5).to_string()), &id);
-            let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1) };
+            let append =
+                Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1), chain: None };
             store.append(append, acknowledge(id.clone()));
         }
         close(&*store, &id);
@@ -98,7 +99,7 @@ fn handle(store: &dyn EventStore, number: u64) {
             return store.dead_letter(letter, command.origin, acknowledge(format!("item-{number}")));
         }
     };
-    let append = Append { command: item(number).into(), expected: ExpectedVersion::Any, decision };
+    let append = Append { command: item(number).into(), expected: ExpectedVersion::Any, decision, chain: None };
     store.append(append, acknowledge(format!("item-{number}")));
 }
 
@@ -109,6 +110,7 @@ fn close(store: &dyn EventStore, id: &str) {
         command: command(&stream, "Close").into(),
         expected: ExpectedVersion::NoStream,
         decision: happened(1),
+        chain: None,
     };
     store.append(
         append,
@@ -317,7 +319,7 @@ fn copying(position: Position) -> Command {
 fn send(store: &dyn EventStore, command: Command) {
     let id = command.id.to_string();
     store.append(
-        Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1) },
+        Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(1), chain: None },
         acknowledge(id),
     );
 }

@@ -66,7 +66,8 @@ pub trait Handlers: Send + Sync + 'static {
 /// the guest is lost with all its live aggregates.
 ///
 /// An aggregate is called in this order: `create`; `apply` with its history; `handle` for each command; `discard` at
-/// the end. After a `handle` it is called again only once its events are durable.
+/// the end. While events of its `handle` are not durable yet, only `handle` and `discard` are called, the latter if they can't be
+/// recorded.
 pub trait Guest: Send + 'static {
     /// A live aggregate. It is valid only in the guest that created it.
     type Live: Send + 'static;
@@ -96,13 +97,12 @@ pub trait Guest: Send + 'static {
     fn apply(&mut self, live: &Self::Live, events: &[RecordedEvent]) -> Result<Result<(), Failure>, GuestError>;
 
     /// Whether it is given the events of a decision by `apply` once they are durable. They take the place of those that the live
-    /// aggregate holds.
+    /// aggregate holds, and it decides on nothing before.
     fn takes_recorded_events(&self) -> bool {
         false
     }
 
-    /// Applies the events of the previous `handle`, which are durable now. Then decides on a command, which must not
-    /// change the state.
+    /// Applies the events of the previous `handle`. Then decides on a command, which must not change the state.
     fn handle(&mut self, live: &Self::Live, command: &Command) -> Result<GuestDecision, GuestError>;
 
     /// Applies the events of the previous `handle`, which are durable now. Then returns the state as bytes, if the

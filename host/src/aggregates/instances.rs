@@ -307,11 +307,25 @@ impl<H: Handlers> Instances<H> {
                 Err(HandleError::History(_) | HandleError::Store(_)) => return self.discard(instance),
             }
         }
-        let steps = |version: Version| version.0.checked_div(self.snapshot_every);
-        if steps(version) > steps(before) && !self.keep_snapshot(stream, &instance.live, version) {
+        if self.is_snapshot_between(before, version) && !self.keep_snapshot(stream, &instance.live, version) {
             return;
         }
         self.keep(stream.aggregate_id.clone(), Instance { version, ..instance });
+    }
+
+    /// Whether a live aggregate may decide on a command before its last decisions are durable, after which it will be at this version.
+    /// Its code must be the newest, apply events by itself, and have no snapshot to take before.
+    pub(super) fn may_decide_ahead(&self, instance: &InstanceOf<H>, version: Version) -> bool {
+        instance.generation == self.generation
+            && !self.is_snapshot_between(instance.version, version)
+            && self.guest.as_ref().is_some_and(|guest| {
+                !guest.takes_recorded_events() && !guest.is_worn() && self.handlers.is_current(guest)
+            })
+    }
+
+    fn is_snapshot_between(&self, before: Version, version: Version) -> bool {
+        let steps = |version: Version| version.0.checked_div(self.snapshot_every);
+        steps(version) > steps(before)
     }
 
     /// Puts a live aggregate back. The least recently used ones are evicted if there are too many or they take too much

@@ -5,37 +5,32 @@
 
 use crate::model::{Command, Origin};
 use crate::store::Reader;
-use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// An aggregate's id and a ledger's name.
 type Key = (Arc<str>, Arc<str>);
 
-/// The number of the first pending redelivery for each aggregate and ledger.
+/// The numbers of the pending redeliveries for each aggregate and ledger.
 #[derive(Clone, Default)]
-pub(super) struct CommandRedeliveries(HashMap<Key, u64>);
+pub(super) struct CommandRedeliveries(HashMap<Key, BTreeSet<u64>>);
 
 impl CommandRedeliveries {
     /// Adds a command that is given back to its source.
     pub(super) fn add(&mut self, command: &Command) {
         if let Some((key, number)) = place(command) {
-            self.add_at(key, number);
+            self.0.entry(key).or_default().insert(number);
         }
     }
 
     /// Adds the pending redeliveries of another shard.
     pub(super) fn add_all(&mut self, others: Self) {
-        others.0.into_iter().for_each(|(key, number)| self.add_at(key, number));
+        others.0.into_iter().for_each(|(key, mut numbers)| self.0.entry(key).or_default().append(&mut numbers));
     }
 
     /// Forgets the commands of ledgers that nobody uses any more.
     pub(super) fn forget(&mut self, is_of: &dyn Fn(&str) -> bool) {
         self.0.retain(|(_, ledger), _| !is_of(ledger));
-    }
-
-    fn add_at(&mut self, key: Key, number: u64) {
-        self.0.entry(key).and_modify(|first| *first = number.min(*first)).or_insert(number);
     }
 
     /// Whether this command would overtake a pending redelivery.
@@ -44,15 +39,19 @@ impl CommandRedeliveries {
             return false;
         }
         let Some((key, number)) = place(command) else { return false };
-        let Some(&pending) = self.0.get(&key) else { return false };
-        match number.cmp(&pending) {
-            Ordering::Less => return false,
-            Ordering::Equal => {}
-            // If the pending command was settled elsewhere, it never comes again.
-            Ordering::Greater if !reader.ledger(&key.1).is_ok_and(|ledger| ledger.has(pending)) => return true,
-            Ordering::Greater => {}
+        let Some(pending) = self.0.get_mut(&key) else { return false };
+        if pending.first().is_some_and(|first| *first < number) {
+            let Ok(ledger) = reader.ledger(&key.1) else { return true };
+            // A command that was settled elsewhere never comes again.
+            pending.retain(|earlier| *earlier == number || !ledger.has(*earlier));
         }
-        self.0.remove(&key);
+        if pending.first().is_some_and(|first| *first < number) {
+            return true;
+        }
+        pending.remove(&number);
+        if pending.is_empty() {
+            self.0.remove(&key);
+        }
         false
     }
 }

@@ -1,15 +1,21 @@
 //! One shard: a thread with a guest and its live aggregates.
 //!
 //! The live aggregate decides on a command, the store appends the events at the version of the decision, and the sender
-//! is answered after the commit. Only then may the events be applied ([`Shard::settled`]), so that a live aggregate
-//! never knows more than the store. While one aggregate waits for its commit or for a retry, the shard works on others,
-//! and commands to the waiting one queue up behind it in their order.
+//! is answered after the commit. While the append is under way, the live aggregate decides on the next commands
+//! ([`Shard::decide_ahead`]), each on the state after the decision before. Their appends are a chain: once one fails, the store
+//! refuses those after it. So many commands to one aggregate share a commit, and nobody but the guest knows of an event
+//! before it is durable. If an append fails, the live aggregate is dropped, and the commands behind it are decided again on what the
+//! store has.
+//!
+//! While an aggregate waits for its commits or for a retry, the shard works on others, and commands to the waiting one queue
+//! up behind it in their order.
 //!
 //! A refusal is recorded in the same way, at the version of the decision. If others wrote to the stream meanwhile, the
 //! command is decided again. If the refusal could not be recorded, no later command to the aggregate is durable when
 //! the source sends this one again.
 
 use super::Options;
+use super::chain::{Decisions, SenderAnswer, SettledDecisions, Unappended};
 use super::handlers::{GuestDecision, Handlers};
 use super::instances::{HandleError, InstanceOf, Instances};
 use super::mailbox::Receivers;
@@ -51,45 +57,78 @@ struct Settled {
     result: Result<Appended, store::Error>,
 }
 
-/// Creates the queue of results from the store's writer, which must never wait for a shard.
-#[expect(clippy::disallowed_methods, reason = "what comes back is bounded by what is in flight")]
-fn settled_queue() -> (Sender<Settled>, Receiver<Settled>) {
-    crossbeam_channel::unbounded()
+/// The way of decisions to the store and back.
+struct Appends {
+    store: Arc<dyn EventStore>,
+    results: (Sender<Settled>, Receiver<Settled>),
 }
 
-/// A busy aggregate with its command, and the commands that wait behind it.
+impl Appends {
+    /// Results that come to queues before this one are lost.
+    #[expect(clippy::disallowed_methods, reason = "what comes back is bounded by what is in flight")]
+    fn new(store: Arc<dyn EventStore>) -> Self {
+        // The store's writer must never wait for a shard.
+        Self { store, results: crossbeam_channel::unbounded() }
+    }
+
+    /// Has the store record one more decision of an aggregate.
+    fn begin<I>(
+        &self,
+        decisions: &mut Decisions<I>,
+        order: PendingCommand,
+        expected: ExpectedVersion,
+        decision: Decision,
+        answer: SenderAnswer,
+    ) {
+        let chain = Some(decisions.chain().clone());
+        let append = Append { command: order.command.clone(), expected, decision, chain };
+        decisions.add(order, answer);
+        let (aggregate, results) = (decisions.stream().aggregate_id.clone(), self.results.0.clone());
+        self.store.append(
+            append,
+            Ack::new(move |result| {
+                // An error means that the shard has ended or restarted.
+                let _ = results.send(Settled { aggregate, result });
+            }),
+        );
+    }
+}
+
+/// An aggregate that waits for something, and the commands that wait behind it.
 struct Busy<H: Handlers> {
-    /// The decision that is being appended. `None` while the command waits for a retry.
-    decided: Option<Decided<H>>,
-    order: PendingCommand,
+    with: BusyWith<H>,
     waiting: VecDeque<PendingCommand>,
 }
 
-struct Decided<H: Handlers> {
-    /// The live aggregate; `None` if none could decide.
-    instance: Option<InstanceOf<H>>,
-    answer: SenderAnswer,
+/// What an aggregate waits for.
+enum BusyWith<H: Handlers> {
+    /// The appends of its decisions.
+    Appends(Decisions<InstanceOf<H>>),
+    /// The retry of a command.
+    Retry(PendingCommand),
 }
 
-/// What the sender is told once the decision is durable.
-enum SenderAnswer {
-    /// The command was accepted, with this number of events.
-    Accepted(u32),
-    /// The command was refused, with this outcome.
-    Refused(Outcome),
+impl<H: Handlers> Busy<H> {
+    /// Returns the number of its commands.
+    fn len(&self) -> usize {
+        self.waiting.len()
+            + match &self.with {
+                BusyWith::Appends(decisions) => decisions.len(),
+                BusyWith::Retry(_) => 1,
+            }
+    }
 }
 
 pub(super) struct Shard<H: Handlers> {
     instances: Instances<H>,
-    store: Arc<dyn EventStore>,
+    appends: Appends,
     options: Options,
     busy: QuickMap<Arc<str>, Busy<H>>,
-    /// Commands in `busy`, waiting ones included.
+    /// Commands in `busy`.
     in_flight: usize,
     /// The times of the retries, with the aggregate of each.
     retries: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     redeliveries: CommandRedeliveries,
-    settled: (Sender<Settled>, Receiver<Settled>),
     receivers: Receivers,
     /// Requests for what new code is prepared with.
     requests: Receiver<PrebuildRequest<H::Guest>>,
@@ -113,8 +152,7 @@ impl<H: Handlers> Shard<H> {
             in_flight: 0,
             retries: BinaryHeap::new(),
             redeliveries: CommandRedeliveries::default(),
-            settled: settled_queue(),
-            store,
+            appends: Appends::new(store),
             options,
             receivers,
             requests,
@@ -136,7 +174,7 @@ impl<H: Handlers> Shard<H> {
         self.busy.clear();
         self.in_flight = 0;
         self.retries.clear();
-        self.settled = settled_queue();
+        self.appends = Appends::new(self.appends.store.clone());
         let dropped = std::mem::take(&mut *self.gauges.dropped.held());
         dropped.iter().for_each(|command| self.redeliveries.add(command));
         self.instances.lose();
@@ -149,7 +187,7 @@ impl<H: Handlers> Shard<H> {
         while open || self.in_flight > 0 {
             supervise::round();
             // Settled appends go first: they free aggregates and make room.
-            while let Ok(settled) = self.settled.1.try_recv() {
+            while let Ok(settled) = self.appends.results.1.try_recv() {
                 self.settled(settled);
             }
             while let Ok(request) = self.requests.try_recv() {
@@ -178,7 +216,7 @@ impl<H: Handlers> Shard<H> {
             crossbeam_channel::at((*due).min(Instant::now() + LOOK_FOR_CODE))
         });
         select! {
-            recv(self.settled.1) -> settled => settled.into_iter().for_each(|settled| self.settled(settled)),
+            recv(self.appends.results.1) -> settled => settled.into_iter().for_each(|settled| self.settled(settled)),
             recv(follow_ups) -> order => order.into_iter().for_each(|order| self.accept(order)),
             recv(arrivals) -> order => order.into_iter().for_each(|order| self.accept(order)),
             recv(self.requests) -> request => request.into_iter().for_each(|request| self.prepare(request)),
@@ -203,20 +241,22 @@ impl<H: Handlers> Shard<H> {
         match self.busy.get_mut(&order.command.stream.aggregate_id) {
             Some(busy)
                 if order.command.origin.is_none()
-                    && busy.waiting.len() >= (self.options.in_flight_max / SHARE_OF_ONE).max(1) =>
+                    && busy.len() > (self.options.in_flight_max / SHARE_OF_ONE).max(1) =>
             {
                 order.answer(Outcome::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS });
             }
             Some(busy) => {
+                let aggregate = order.command.stream.aggregate_id.clone();
                 busy.waiting.push_back(order);
                 self.in_flight += 1;
+                self.decide_ahead(&aggregate);
             }
             None => self.decide(order),
         }
     }
 
-    /// Decides the commands that waited for an aggregate, until it is busy again.
-    fn go_on(&mut self, aggregate: &Arc<str>, mut waiting: VecDeque<PendingCommand>) {
+    /// Decides the commands that waited for an aggregate, until it has to wait again. `has_failed` says that its last append failed.
+    fn go_on(&mut self, aggregate: &Arc<str>, mut waiting: VecDeque<PendingCommand>, has_failed: bool) {
         while !self.busy.contains_key(aggregate) {
             let Some(order) = waiting.pop_front() else { return };
             self.in_flight -= 1;
@@ -225,6 +265,43 @@ impl<H: Handlers> Shard<H> {
         if let Some(busy) = self.busy.get_mut(aggregate) {
             // It has just become busy, so no command waits for it yet.
             busy.waiting = waiting;
+            if let BusyWith::Appends(decisions) = &mut busy.with
+                && has_failed
+            {
+                decisions.begin_short();
+            }
+            self.decide_ahead(aggregate);
+        }
+    }
+
+    /// Decides the commands that wait for an aggregate, although its last decisions are not durable yet. Whatever is neither
+    /// accepted nor rejected waits until they are, and is then decided alone.
+    fn decide_ahead(&mut self, aggregate: &Arc<str>) {
+        while let Some(Busy { with: BusyWith::Appends(decisions), waiting }) = self.busy.get_mut(aggregate)
+            && let Some((instance, version)) = decisions.open()
+            && let Some(order) = waiting.front()
+        {
+            let command = &order.command;
+            let may_decide = self.instances.may_decide_ahead(instance, version)
+                && command.expected.is_none_or(|expected| expected.allows(version))
+                && !self.redeliveries.is_overtaken_by(command, self.instances.reader());
+            let (decision, answer) = match may_decide.then(|| self.instances.handle(instance, command)) {
+                Some(Ok(Ok(events))) => {
+                    let answer = SenderAnswer::Accepted(events.len() as u32);
+                    (Decision::Events(events), answer)
+                }
+                Some(Ok(Err(Refusal::Rejected(reason)))) => rejected(&order.command, reason),
+                None | Some(Ok(Err(_))) => return decisions.close(),
+                Some(Err(_)) => {
+                    decisions.close();
+                    return self.instances.lose();
+                }
+            };
+            if let Some(watch) = self.instances.watch() {
+                watch.handled();
+            }
+            let Some(order) = waiting.pop_front() else { return };
+            self.appends.begin(decisions, order, ExpectedVersion::Exact(version), decision, answer);
         }
     }
 
@@ -291,56 +368,62 @@ impl<H: Handlers> Shard<H> {
         events: Vec<NewEvent>,
     ) {
         let answer = SenderAnswer::Accepted(events.len() as u32);
-        self.append(order, expected, Decision::Events(events), Decided { instance: Some(instance), answer });
+        self.append(order, expected, Decision::Events(events), Some(instance), answer);
     }
 
-    /// Has the store record a decision. The aggregate is busy until then.
-    fn append(&mut self, order: PendingCommand, expected: ExpectedVersion, decision: Decision, decided: Decided<H>) {
+    /// Has the store record a decision of an aggregate that is not busy.
+    fn append(
+        &mut self,
+        order: PendingCommand,
+        expected: ExpectedVersion,
+        decision: Decision,
+        instance: Option<InstanceOf<H>>,
+        answer: SenderAnswer,
+    ) {
         let aggregate = order.command.stream.aggregate_id.clone();
-        let append = Append { command: order.command.clone(), expected, decision };
-        self.make_busy(aggregate.clone(), Busy { decided: Some(decided), order, waiting: VecDeque::new() });
-        let settled = self.settled.0.clone();
-        self.store.append(
-            append,
-            Ack::new(move |result| {
-                // An error means that the shard has ended or restarted.
-                let _ = settled.send(Settled { aggregate, result });
-            }),
-        );
+        let version = instance.as_ref().map_or(Version(0), |instance| instance.version);
+        let mut decisions = Decisions::new(order.command.stream.clone(), instance, version);
+        if expected == NOWHERE {
+            decisions.close();
+        }
+        self.appends.begin(&mut decisions, order, expected, decision, answer);
+        self.make_busy(aggregate, BusyWith::Appends(decisions));
     }
 
-    fn make_busy(&mut self, aggregate: Arc<str>, busy: Busy<H>) {
-        self.busy.insert(aggregate, busy);
+    fn make_busy(&mut self, aggregate: Arc<str>, with: BusyWith<H>) {
+        self.busy.insert(aggregate, Busy { with, waiting: VecDeque::new() });
         self.in_flight += 1;
     }
 
-    /// Ends an append: puts the live aggregate back or discards it, and then decides the commands that waited.
+    /// Ends the first append of an aggregate, and answers its command. After the last one, the live aggregate is put back, or it
+    /// is discarded if an append failed. Then the commands that waited are decided.
     fn settled(&mut self, Settled { aggregate, result }: Settled) {
-        let Some(Busy { decided: Some(decided), order, waiting }) = self.busy.remove(&aggregate) else {
-            unreachable!("an aggregate stays busy until its append is settled");
+        let Some(Busy { with: BusyWith::Appends(mut decisions), mut waiting }) = self.busy.remove(&aggregate) else {
+            unreachable!("an aggregate stays busy until its appends are settled");
         };
-        self.in_flight -= 1;
-        let Decided { instance, answer } = decided;
-        match (result, answer) {
-            (Ok(Appended { version, position }), SenderAnswer::Accepted(events)) => {
-                let stream = order.command.stream.clone();
-                order.answer(Outcome::Accepted { version, position, events });
-                if let Some(instance) = instance {
-                    self.instances.recorded(&stream, instance, version);
-                }
-            }
-            (Ok(_), SenderAnswer::Refused(outcome)) => {
-                order.answer(outcome);
-                self.put_back(&aggregate, instance);
-            }
-            (Err(error), answer) => {
+        if let Some((order, outcome)) = decisions.settle(result) {
+            self.in_flight -= 1;
+            order.answer(outcome);
+        }
+        if !decisions.are_settled() {
+            self.busy.insert(aggregate.clone(), Busy { with: BusyWith::Appends(decisions), waiting });
+            return self.decide_ahead(&aggregate);
+        }
+        let SettledDecisions { stream, instance, recorded, failed, mut undone } = decisions.end();
+        let has_failed = failed.is_some();
+        match (failed, instance, recorded) {
+            (Some(Unappended { command, answer, error }), instance, _) => {
+                self.in_flight -= 1;
                 if let Some(instance) = instance {
                     self.instances.discard(instance);
                 }
-                self.not_appended(order, answer, error);
+                self.not_appended(command, answer, error);
             }
+            (None, Some(instance), Some(version)) => self.instances.recorded(&stream, instance, version),
+            (None, instance, _) => self.put_back(&aggregate, instance),
         }
-        self.go_on(&aggregate, waiting);
+        undone.append(&mut waiting);
+        self.go_on(&aggregate, undone, has_failed);
     }
 
     /// Puts a live aggregate back whose state has not changed, if there is one.
@@ -400,19 +483,8 @@ impl<H: Handlers> Shard<H> {
     ) {
         match refusal {
             Refusal::Rejected(reason) => {
-                if order.command.outcome_use == OutcomeUse::DeadLettered {
-                    let Command { id, name, stream, .. } = &*order.command;
-                    tracing::warn!("command {id} ({name} to {stream}) is dead-lettered: rejected: {reason}");
-                }
-                // A rejection concerns the sender, not the operator. The status counts it.
-                tracing::debug!(
-                    command = &*order.command.id,
-                    "{} to {} rejected: {reason}",
-                    order.command.name,
-                    order.command.stream
-                );
-                let answer = Outcome::Rejected { reason: reason.clone() };
-                self.record(order, Some(instance), Decision::Rejected(reason), answer);
+                let (decision, answer) = rejected(&order.command, reason);
+                self.append(order, ExpectedVersion::Exact(instance.version), decision, Some(instance), answer);
             }
             Refusal::Malformed(reason) => {
                 let reason = framing::explained(reason, "payload", &order.command.payload);
@@ -460,7 +532,7 @@ impl<H: Handlers> Shard<H> {
     fn hold(&mut self, order: PendingCommand, rest: Duration) {
         let aggregate = order.command.stream.aggregate_id.clone();
         self.retries.push(Reverse((Instant::now() + rest, aggregate.clone())));
-        self.make_busy(aggregate, Busy { decided: None, order, waiting: VecDeque::new() });
+        self.make_busy(aggregate, BusyWith::Retry(order));
     }
 
     /// Handles a command that was not decided: it is retried if it has an origin; otherwise the sender is told.
@@ -478,7 +550,7 @@ impl<H: Handlers> Shard<H> {
             let aggregate = order.command.stream.aggregate_id.clone();
             let due = Instant::now() + after.min(self.options.retry_after_max);
             self.retries.push(Reverse((due, aggregate.clone())));
-            self.make_busy(aggregate, Busy { decided: None, order, waiting: VecDeque::new() });
+            self.make_busy(aggregate, BusyWith::Retry(order));
         } else {
             let attempts = order.attempts;
             self.undecided(order, Undecided::Exhausted(format!("{reason} (tried {attempts} times)")));
@@ -500,7 +572,7 @@ impl<H: Handlers> Shard<H> {
             && *due <= now
         {
             let Some(Reverse((_, aggregate))) = self.retries.pop() else { return };
-            let Some(Busy { order, waiting, .. }) = self.busy.remove(&aggregate) else {
+            let Some(Busy { with: BusyWith::Retry(order), waiting }) = self.busy.remove(&aggregate) else {
                 unreachable!("an aggregate stays busy until its command is tried again");
             };
             self.in_flight -= 1;
@@ -509,7 +581,7 @@ impl<H: Handlers> Shard<H> {
             } else {
                 self.give_back(order, "its shard is stopping".into());
             }
-            self.go_on(&aggregate, waiting);
+            self.go_on(&aggregate, waiting, false);
         }
     }
 
@@ -545,7 +617,7 @@ impl<H: Handlers> Shard<H> {
     fn record(&mut self, order: PendingCommand, instance: Option<InstanceOf<H>>, decision: Decision, answer: Outcome) {
         let version = instance.as_ref().map(|instance| instance.version);
         let expected = version.map_or(ExpectedVersion::Any, ExpectedVersion::Exact);
-        self.append(order, expected, decision, Decided { instance, answer: SenderAnswer::Refused(answer) });
+        self.append(order, expected, decision, instance, SenderAnswer::Refused(answer));
     }
 }
 
@@ -553,6 +625,17 @@ impl<H: Handlers> Drop for Shard<H> {
     fn drop(&mut self) {
         *self.gauges.redeliveries.held() = std::mem::take(&mut self.redeliveries);
     }
+}
+
+/// Returns what is recorded of a command that a business rule refused, and what its sender is told.
+fn rejected(command: &Command, reason: String) -> (Decision, SenderAnswer) {
+    let Command { id, name, stream, .. } = command;
+    if command.outcome_use == OutcomeUse::DeadLettered {
+        tracing::warn!("command {id} ({name} to {stream}) is dead-lettered: rejected: {reason}");
+    }
+    // A rejection concerns the sender, not the operator. The status counts it.
+    tracing::debug!(command = &**id, "{name} to {stream} rejected: {reason}");
+    (Decision::Rejected(reason.clone()), SenderAnswer::Refused(Outcome::Rejected { reason }))
 }
 
 /// Converts a store's error to the outcome for the sender.

@@ -185,7 +185,7 @@ impl Folder {
             expected: None,
         };
         let decision = Decision::Events(vec![NewEvent { name: "OrderCreated".into(), payload: Vec::new() }]);
-        let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision };
+        let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision, chain: None };
         ack::wait(|ack| self.store.append(append, ack)).unwrap();
     }
 
@@ -246,7 +246,8 @@ impl Recorder {
 
     fn record(&self, command: Arc<Command>, ack: Ack<Outcome>) {
         let event = NewEvent { name: "Taken".into(), payload: command.payload.clone() };
-        let append = Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]) };
+        let append =
+            Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]), chain: None };
         let recorded = |result: Result<crate::store::Appended, crate::store::Error>| {
             ack.give(match result {
                 Ok(appended) => Outcome::Accepted { version: appended.version, position: appended.position, events: 1 },

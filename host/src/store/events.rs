@@ -5,6 +5,7 @@ use crate::ack::Ack;
 use crate::filter::Filter;
 use crate::model::*;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// The writing side of events.
@@ -93,6 +94,25 @@ pub struct Append {
     pub expected: ExpectedVersion,
     /// The decision.
     pub decision: Decision,
+    /// The appends before this one that it depends on, if it was decided before they were durable.
+    pub chain: Option<Chain>,
+}
+
+/// Appends of which each was decided on the state after the one before. Once one of them fails, a store fails those after it with
+/// [`Error::Conflict`], also if others have brought the stream to the version that they expect.
+#[derive(Clone, Debug, Default)]
+pub struct Chain(Arc<AtomicBool>);
+
+impl Chain {
+    /// Whether an append of the chain has failed.
+    pub fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Says that an append of the chain has failed. A store does so before it looks at the next append of the chain.
+    pub fn break_off(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// The result of a command.

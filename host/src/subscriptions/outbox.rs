@@ -246,7 +246,7 @@ impl Outbox {
     fn refuse(&self, command: Arc<Command>, decision: Decision, reason: String, ack: Ack<Outcome>) {
         tracing::warn!("subscription {}: command {} can't be handled: {reason}", self.subscription, command.id);
         if let OutcomeUse::Delivered(_) = command.outcome_use {
-            let append = Append { command, expected: ExpectedVersion::Any, decision };
+            let append = Append { command, expected: ExpectedVersion::Any, decision, chain: None };
             return self.store.append(append, aggregates::when_recorded(reason, ack));
         }
         let (consumer, place) = (self.subscription.to_string(), format!("command {}", command.id));

@@ -50,6 +50,37 @@ pub fn an_expectation_is_met_or_the_conflict_names_the_actual_version<P: Place>(
     }
 }
 
+/// Checks appends of which each was decided on the one before, where others bring the stream to the version that the next expects.
+pub fn an_append_fails_with_the_one_that_it_depends_on<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    for of_others in 0..3 {
+        let stream = order(of_others);
+        let held = place.standstill();
+        if of_others > 0 {
+            drop(ask_append(&*store, command(&stream, "others"), Any, happened(of_others)));
+        }
+        let chain = Chain::default();
+        let ask_next = |version: usize, decision| {
+            let (command, expected) = (command(&stream, "c").into(), Exact(Version(version as u64)));
+            ask(|done| store.append(Append { command, expected, decision, chain: Some(chain.clone()) }, done))
+        };
+        let asked = [ask_next(0, happened(1)), ask_next(1, happened(1)), ask_next(2, Decision::Rejected("no".into()))];
+        drop(held);
+        let answers = asked.map(Pending::answer);
+        if of_others == 0 {
+            assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+            continue;
+        }
+        let actual = Version(of_others as u64);
+        let is_conflict = |answer: &Result<Appended, Error>| matches!(answer, Err(Error::Conflict { actual: is, .. }) if *is == actual);
+        assert!(answers.iter().all(is_conflict), "{answers:?}");
+        let later = ask_next(of_others, happened(1)).answer();
+        assert!(is_conflict(&later), "nothing of the chain succeeds any more: {later:?}");
+        assert_eq!(reader(&*store).stream_version(&stream).unwrap(), actual);
+    }
+}
+
 /// Checks senders that all saw the same version.
 pub fn of_twenty_appends_on_one_version_one_succeeds<P: Place>() {
     let place = P::new();

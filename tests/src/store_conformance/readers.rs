@@ -353,8 +353,12 @@ pub fn streams_are_whole_while_others_write<P: Place>() {
             let stream = n * 3 % STREAMS;
             let expected = ExpectedVersion::Exact(Version(versions[stream]));
             versions[stream] += 1 + n as u64 % 3;
-            let append =
-                Append { command: command(&order(stream), "c").into(), expected, decision: happened(1 + n % 3) };
+            let append = Append {
+                command: command(&order(stream), "c").into(),
+                expected,
+                decision: happened(1 + n % 3),
+                chain: None,
+            };
             let answered = answered.clone();
             asked.push_back(ask(|ack: Ack<Result<(), Error>>| {
                 let appended = Ack::new(move |result: Result<Appended, Error>| {

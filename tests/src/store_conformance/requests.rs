@@ -36,7 +36,7 @@ pub fn ask_append(
     expected: ExpectedVersion,
     decision: Decision,
 ) -> Pending<Appended> {
-    ask(|done| store.append(Append { command: command.into(), expected, decision }, done))
+    ask(|done| store.append(Append { command: command.into(), expected, decision, chain: None }, done))
 }
 
 /// Appends and waits for the answer.

@@ -122,7 +122,8 @@ fn fill(setting: &Setting, payload: &Value, orders: usize) {
         let done = done.clone();
         let event = NewEvent { name: "OrderCreated".to_owned(), payload: payload.clone() };
         let command = command(StreamId::new("order", format!("many-{number}")), "CreateOrder".into());
-        let append = Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]) };
+        let append =
+            Append { command, expected: ExpectedVersion::Any, decision: Decision::Events(vec![event]), chain: None };
         let appended = move |result: Result<Appended, Error>| {
             result.expect("nothing is in the way");
             let _ = done.send(());

@@ -52,7 +52,8 @@ fn work(store: &SqliteStore, numbers: Range<u64>) {
         let (answer, answered) = sync_channel(1);
         let stream = order(number % STREAMS);
         let command = numbered(&stream, "kafka/a/a/0", number);
-        let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(2) };
+        let append =
+            Append { command: command.into(), expected: ExpectedVersion::Any, decision: happened(2), chain: None };
         let acknowledged = move |result: Result<Appended, Error>| {
             let appended = result.expect("the disk works");
             told(number);

@@ -52,7 +52,7 @@ impl Writer {
         append: Append,
         fingerprint: Option<[u8; 16]>,
     ) -> Result<Appended, Error> {
-        let Append { command, expected, decision } = append;
+        let Append { command, expected, decision, chain: _ } = append;
         if let Some(origin) = &command.origin
             && self.is_settled(origin)?
         {
@@ -97,6 +97,13 @@ impl Writer {
             fault::at(FaultPoint::OutcomeRemembered);
         }
         Ok(appended)
+    }
+
+    /// Refuses an append that was decided on events which were not recorded.
+    pub(super) fn refuse_broken(&mut self, append: &Append) -> Result<Appended, Error> {
+        let stream = &append.command.stream;
+        let (_, head) = self.place(stream)?;
+        Err(Error::Conflict { stream: stream.clone(), actual: Version(head.version), expected: append.expected })
     }
 
     /// Settles a command with an origin, in the way that its outcome is to be used.

@@ -5,7 +5,7 @@ use super::{Error, appends};
 use crate::ack::Ack;
 use crate::model::{Command, DeadLetter, HttpRequest, KeptRequest, Message, Origin};
 use crate::store::{
-    Advanced, Append, Appended, AttemptEnd, CallbackChange, Decision, Discard, InterruptedOf, SagaAppend, Step,
+    Advanced, Append, Appended, AttemptEnd, CallbackChange, Chain, Decision, Discard, InterruptedOf, SagaAppend, Step,
 };
 use std::sync::Arc;
 
@@ -54,7 +54,10 @@ impl WriteRequest {
     /// Answers a request with an error, without handling it.
     pub(super) fn fail(self, error: Error) {
         match self {
-            Self::Append { ack, .. } => ack.give(Err(error)),
+            Self::Append { append, ack, .. } => {
+                break_off(append.chain.as_ref());
+                ack.give(Err(error));
+            }
             Self::Advance { ack, .. } => ack.give(Err(error)),
             Self::DiscardMany(_, ack) => ack.give(Err(error)),
             Self::BeginAttempt(_, ack) => ack.give(Err(error)),
@@ -70,9 +73,15 @@ impl WriteRequest {
     }
 }
 
+fn break_off(chain: Option<&Chain>) {
+    if let Some(chain) = chain {
+        chain.break_off();
+    }
+}
+
 /// An answer that waits for the commit.
 pub(super) enum PendingAnswer {
-    Append(Ack<Result<Appended, Error>>, Result<Appended, Error>),
+    Append(Ack<Result<Appended, Error>>, Option<Chain>, Result<Appended, Error>),
     Advance(Ack<Result<Advanced, Error>>, Result<Advanced, Error>),
     Count(Ack<Result<u64, Error>>, Result<u64, Error>),
     Attempts(Ack<Result<u32, Error>>, Result<u32, Error>),
@@ -81,9 +90,21 @@ pub(super) enum PendingAnswer {
 }
 
 impl PendingAnswer {
+    /// Makes the answer to an append. If it failed, its chain is broken at once: the next append may be of the same chain.
+    pub(super) fn append(
+        ack: Ack<Result<Appended, Error>>,
+        chain: Option<Chain>,
+        result: Result<Appended, Error>,
+    ) -> Self {
+        if result.is_err() {
+            break_off(chain.as_ref());
+        }
+        Self::Append(ack, chain, result)
+    }
+
     pub(super) fn deliver(self) {
         match self {
-            Self::Append(ack, result) => ack.give(result),
+            Self::Append(ack, _, result) => ack.give(result),
             Self::Advance(ack, result) => ack.give(result),
             Self::Count(ack, result) => ack.give(result),
             Self::Attempts(ack, result) => ack.give(result),
@@ -94,7 +115,10 @@ impl PendingAnswer {
 
     pub(super) fn fail(self, error: Error) {
         match self {
-            Self::Append(ack, _) => ack.give(Err(error)),
+            Self::Append(ack, chain, _) => {
+                break_off(chain.as_ref());
+                ack.give(Err(error));
+            }
             Self::Advance(ack, _) => ack.give(Err(error)),
             Self::Count(ack, _) => ack.give(Err(error)),
             Self::Attempts(ack, _) => ack.give(Err(error)),

@@ -357,9 +357,13 @@ impl Writer {
     fn handle(&mut self, batch: &mut WriteBatch, request: WriteRequest) -> Result<(), Error> {
         self.room.free(request.bytes());
         let (answer, fatal) = match request {
-            WriteRequest::Append { append, fingerprint, ack, .. } => {
-                let (result, fatal) = split(self.append(batch, *append, fingerprint));
-                (PendingAnswer::Append(ack, result), fatal)
+            WriteRequest::Append { mut append, fingerprint, ack, .. } => {
+                let chain = append.chain.take();
+                let (result, fatal) = split(match &chain {
+                    Some(chain) if chain.is_broken() => self.refuse_broken(&append),
+                    _ => self.append(batch, *append, fingerprint),
+                });
+                (PendingAnswer::append(ack, chain, result), fatal)
             }
             WriteRequest::Advance { step, ack, .. } => {
                 let (result, fatal) = split(self.advance(batch, *step));

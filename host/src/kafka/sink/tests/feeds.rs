@@ -83,7 +83,7 @@ fn record(folder: &Folder, id: &str, names: &[&str]) {
     let command = command(id, None);
     let event = |name: &&str| NewEvent { name: name.to_string(), payload: command.payload.clone() };
     let decision = Decision::Events(names.iter().map(event).collect());
-    let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision };
+    let append = Append { command: command.into(), expected: ExpectedVersion::Any, decision, chain: None };
     ack::wait(|ack| folder.store.append(append, ack)).unwrap();
 }
 
