@@ -4,15 +4,25 @@
 //! [`HttpRequests`] and [`DeadLetters`]. Writes are queued and acknowledged after their commit. Each thread that reads has its own
 //! [`Reader`]. Outside of `sqlite`, only the functions of this file that take a [`Location`] know the embedded store.
 
+mod age;
 mod dead_letters;
+mod encoding;
 mod error;
 mod events;
+mod front;
 mod http_requests;
+mod ids;
 mod ledger;
 mod maintenance;
+mod options;
+mod parts;
 mod places;
 mod progress;
+mod room;
 pub mod sqlite;
+mod tail;
+mod watches;
+mod write_request;
 
 use crate::ack::Unanswered;
 use crate::meter;
@@ -33,13 +43,13 @@ pub use http_requests::{
 };
 pub use ledger::Ledger;
 pub use maintenance::{Backup, CopyName, Counted, Maintenance, Statistics, TypeCount};
+pub use options::{DeadLetterLimits, Options};
+pub(crate) use parts::of_ledger as part_of_ledger;
 pub use places::{Part, PartKind, Place};
 pub use progress::{
     Advanced, CallbackChange, FlowQuery, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress,
     ProgressReader, Reached, SagaAppend, Step, TimerQuery, UnderWay,
 };
-pub(crate) use sqlite::of_ledger as part_of_ledger;
-pub use sqlite::{DeadLetterLimits, Options};
 
 /// The location of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]

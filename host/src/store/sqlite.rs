@@ -6,7 +6,6 @@
 //! in sorted runs, and readers look in both places (`stream_index`).
 
 mod administration;
-mod age;
 mod appends;
 mod backup;
 mod backup_folder;
@@ -18,7 +17,6 @@ mod fault;
 mod files;
 mod held_keys;
 mod http_requests;
-mod ids;
 mod import;
 mod inspection;
 mod ledgers;
@@ -30,43 +28,35 @@ mod properties;
 mod reader;
 mod recovery;
 mod restore;
-mod room;
 mod rows;
 mod schema;
 mod snapshots;
 mod statistics;
 mod steps;
 mod stream_index;
-mod tail;
 mod verify;
 mod wal_checkpoint;
-mod write_request;
 mod writer;
 
+use super::front::{Front, Fronted, Meters};
 use super::{
-    Advanced, Append, Appended, AttemptEnd, Backup, CopyName, DeadLetters, Discard, Error, EventStore, Events,
-    HttpRequests, InterruptedOf, Maintenance, Measures, Part, Progress, Reader, Snapshot, Statistics, Step,
+    Backup, CopyName, Error, EventStore, Maintenance, Measures, Reader, Snapshot, Statistics, age, encoding, ids,
+    parts, room, tail, watches, write_request,
 };
-use crate::ack::Ack;
-use crate::clock::Clock;
 use crate::exhaustion;
-use crate::model::{DeadLetter, KeptRequest, Origin, Position, StreamId};
-use crate::supervise::{self, Held as _, Shared as _};
-use administration::AdminRequest;
-use room::Room;
+use crate::supervise;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use stream_index::StreamIndex;
 use tail::Tail;
 use tokio::sync::watch;
 use uuid::Uuid;
-use write_request::WriteRequest;
 
+pub use super::options::{DeadLetterLimits, Options};
 pub use backup::backup;
 pub use fault::{FaultPoint, KILL_AT};
 pub use import::{Begins, Imported, Importer, Parts};
 pub use inspection::inspect;
-pub(crate) use places::of_ledger;
 pub use places::{fact, places};
 pub use restore::{Restore, Restored};
 pub use schema::{exists, is_in_use};
@@ -76,102 +66,15 @@ pub use verify::{Report, verify};
 /// The name of the store's file in a data folder.
 pub const FILE_NAME: &str = "events.sqlite";
 
-/// The limits of a store's dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeadLetterLimits {
-    /// The most letters.
-    pub count_max: u64,
-    /// The most bytes of their contents, reasons and places.
-    pub bytes_max: u64,
-    /// The age in milliseconds at which a dead letter is dropped. `None` keeps dead letters forever.
-    pub age_max_ms: Option<u64>,
-    /// Whether the oldest dead letters are dropped to make room. Otherwise new ones are refused with [`Error::Full`].
-    pub drops_oldest: bool,
-}
-
-impl Default for DeadLetterLimits {
-    fn default() -> Self {
-        Self { count_max: 1_000_000, bytes_max: 4 << 30, age_max_ms: None, drops_oldest: false }
-    }
-}
-
-/// The options of the store, each with a default. The ones that a person may want to change are in the manifest.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The most writes that may wait for the writer. More writes block their senders.
-    pub queue_max: usize,
-    /// The most bytes of events, commands and messages that may wait for the writer. More block their senders.
-    pub queue_bytes_max: usize,
-    /// The most writes in one transaction.
-    pub batch_max: usize,
-    /// The bytes of payload at which a transaction is committed.
-    pub batch_bytes_max: usize,
-    /// The number of events that make a run of the stream index.
-    pub index_run: usize,
-    /// The number of streams whose new events make a run, if it is reached first.
-    pub index_run_streams: usize,
-    /// The number of a run's rows that one transaction adds to the stream index.
-    pub index_slice: usize,
-    /// The number of streams whose version the writer keeps in memory, which is at least `batch_max`.
-    pub heads_max: usize,
-    /// The bytes of the write-ahead log at which the writer runs a WAL checkpoint.
-    pub log_bytes_max: u64,
-    /// The most bytes of one event.
-    pub event_bytes_max: usize,
-    /// The bytes of the newest events that are kept in memory for followers.
-    pub tail_bytes_max: usize,
-    /// The time in milliseconds for which the outcome of a command is remembered if its sender chose the id.
-    pub outcomes_window_ms: u64,
-    /// Whether refusals are remembered like successes. Otherwise a repeated command that was refused is decided again.
-    pub remember_refusals: bool,
-    /// The limits of the dead letters.
-    pub dead_letters: DeadLetterLimits,
-    /// The source of time.
-    pub clock: Clock,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            queue_max: 8_192,
-            queue_bytes_max: 64 << 20,
-            batch_max: 2_000,
-            batch_bytes_max: 8 << 20,
-            // The more events of a stream are in a run, the fewer pages are written for each of them.
-            index_run: 100_000,
-            index_run_streams: 20_000,
-            // This takes a few milliseconds.
-            index_slice: 1_000,
-            heads_max: 200_000,
-            log_bytes_max: 32 << 20,
-            event_bytes_max: 1 << 20,
-            tail_bytes_max: 16 << 20,
-            outcomes_window_ms: 24 * 60 * 60 * 1_000,
-            remember_refusals: true,
-            dead_letters: DeadLetterLimits::default(),
-            clock: Clock::system(),
-        }
-    }
-}
-
 /// The embedded [`EventStore`].
 pub struct SqliteStore {
     path: PathBuf,
-    /// The queue, or `None` after `close`. Senders hold the lock while they wait, so `close` waits for them.
-    queue: RwLock<Option<crossbeam_channel::Sender<WriteRequest>>>,
+    front: Front,
     writer: supervise::Thread,
-    room: Arc<Room>,
     index: Arc<StreamIndex>,
     tail: Arc<Tail>,
     snapshots: snapshots::Snapshots,
-    head: watch::Receiver<Position>,
-    outbox_head: watch::Receiver<u64>,
-    callbacks_changed: watch::Receiver<u64>,
-    dead_letters_head: watch::Receiver<u64>,
-    requests_changed: watch::Receiver<u64>,
-    loss: watch::Receiver<Option<Error>>,
     identity: Uuid,
-    meters: Arc<writer::Meters>,
 }
 
 impl SqliteStore {
@@ -183,161 +86,25 @@ impl SqliteStore {
         let identity = owner::identity(&connection)?;
         let ownership = owner::Ownership::take(&connection, path)?;
         let index = Arc::new(StreamIndex::default());
-        let (queue, requests) = crossbeam_channel::bounded(options.queue_max);
-        let room = Arc::new(Room::new(options.queue_bytes_max));
+        let (queue, requests, room) = Front::queue(options.queue_max, options.queue_bytes_max);
         let tail = Arc::new(Tail::new(options.tail_bytes_max));
         let writer =
             writer::Writer::new(connection, lock, ownership, options, index.clone(), tail.clone(), room.clone())?;
-        let (head, outbox_head, dead_letters_head) = (writer.head(), writer.outbox_head(), writer.dead_letters_head());
-        let (loss, callbacks_changed, meters) = (writer.loss(), writer.callbacks_changed(), writer.meters.clone());
-        let requests_changed = writer.requests_changed();
+        let front = Front::new(queue, room, writer.watches(), writer.meters.clone());
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
-        Ok(Self {
-            path: path.to_owned(),
-            snapshots: snapshots::Snapshots::new(path, index.clone()),
-            queue: RwLock::new(Some(queue)),
-            room,
-            writer,
-            index,
-            tail,
-            head,
-            outbox_head,
-            callbacks_changed,
-            dead_letters_head,
-            requests_changed,
-            loss,
-            identity,
-            meters,
-        })
-    }
-
-    fn send(&self, request: WriteRequest) {
-        self.room.take(request.bytes());
-        let refused = match &*self.queue.held_shared() {
-            Some(queue) => queue.send(request).err().map(|refused| refused.0),
-            None => Some(request),
-        };
-        if let Some(request) = refused {
-            self.room.free(request.bytes());
-            request.fail(Error::Closed);
-        }
+        let snapshots = snapshots::Snapshots::new(path, index.clone());
+        Ok(Self { path: path.to_owned(), front, writer, index, tail, snapshots, identity })
     }
 }
 
-impl Events for SqliteStore {
-    fn append(&self, append: Append, ack: Ack<Result<Appended, Error>>) {
-        self.send(WriteRequest::append(append, ack));
+impl Fronted for SqliteStore {
+    fn front(&self) -> &Front {
+        &self.front
     }
 
-    fn archive(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::Archive(stream), ack));
-    }
-
-    fn restore(&self, stream: StreamId, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::Restore(stream), ack));
-    }
-
-    fn head(&self) -> watch::Receiver<Position> {
-        self.head.clone()
-    }
-
-    fn keep_snapshot(&self, snapshot: Snapshot) {
+    fn keep(&self, snapshot: Snapshot) {
         self.snapshots.keep(snapshot);
-    }
-}
-
-impl Progress for SqliteStore {
-    fn advance(&self, step: Step, ack: Ack<Result<Advanced, Error>>) {
-        self.send(WriteRequest::advance(step, ack));
-    }
-
-    fn published(&self, sink: &str, from: u64, to: u64, refused: Vec<DeadLetter>, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Published { sink: sink.to_owned(), from, to, refused, ack });
-    }
-
-    fn start_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::StartLedger { ledger: ledger.into(), next, ack });
-    }
-
-    fn reset_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::ResetLedger(ledger.into(), next), ack));
-    }
-
-    fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::SetFact(name.to_owned(), value), ack));
-    }
-
-    fn carry_over(&self, moves: &[(Part, String)], ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::CarryOver(moves.to_vec()), ack));
-    }
-
-    fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::Forget(part.clone()), ack));
-    }
-
-    fn outbox_head(&self) -> watch::Receiver<u64> {
-        self.outbox_head.clone()
-    }
-
-    fn callbacks_changed(&self) -> watch::Receiver<u64> {
-        self.callbacks_changed.clone()
-    }
-
-    fn cancel_timer(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::CancelTimer(number), ack));
-    }
-}
-
-impl HttpRequests for SqliteStore {
-    fn begin_attempt(&self, number: u64, ack: Ack<Result<u32, Error>>) {
-        self.send(WriteRequest::BeginAttempt(number, ack));
-    }
-
-    fn end_attempt(&self, number: u64, end: AttemptEnd, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::EndAttempt(number, Box::new(end), ack));
-    }
-
-    fn interrupt_attempts(&self, of: InterruptedOf, ack: Ack<Result<Vec<KeptRequest>, Error>>) {
-        self.send(WriteRequest::InterruptAttempts(of, ack));
-    }
-
-    fn refuse_request(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::RefuseRequest(number, reason), ack));
-    }
-
-    fn give_up_request(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::GiveUpRequest(number, reason), ack));
-    }
-
-    fn requests_changed(&self) -> watch::Receiver<u64> {
-        self.requests_changed.clone()
-    }
-}
-
-impl DeadLetters for SqliteStore {
-    fn dead_letter(&self, letter: DeadLetter, origin: Option<Origin>, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::DeadLetter(Box::new(letter), origin, ack));
-    }
-
-    fn discard_dead_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::Discard(number), ack));
-    }
-
-    fn discard_dead_letters(&self, which: Discard, ack: Ack<Result<u64, Error>>) {
-        self.send(WriteRequest::DiscardMany(which, ack));
-    }
-
-    fn republish_dead_letter(&self, number: u64, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::Republish(number), ack));
-    }
-
-    fn explain_dead_letter(&self, number: u64, reason: String, ack: Ack<Result<(), Error>>) {
-        self.send(WriteRequest::Administer(AdminRequest::Explain(number, reason), ack));
-    }
-
-    fn dead_letters_head(&self) -> watch::Receiver<u64> {
-        self.dead_letters_head.clone()
     }
 }
 
@@ -359,11 +126,11 @@ impl EventStore for SqliteStore {
     }
 
     fn loss(&self) -> watch::Receiver<Option<Error>> {
-        self.loss.clone()
+        self.front.loss()
     }
 
     fn trouble(&self) -> Option<String> {
-        self.meters.trouble.held().clone()
+        self.front.trouble()
     }
 
     fn reader(&self) -> Result<Box<dyn Reader>, Error> {
@@ -371,19 +138,7 @@ impl EventStore for SqliteStore {
     }
 
     fn measures(&self) -> Measures {
-        let queue = self.queue.held_shared();
-        let clock_jumps = self.meters.clock_jumps.load(std::sync::atomic::Ordering::Relaxed);
-        let dead_letters_dropped = self.meters.dead_letters_dropped.load(std::sync::atomic::Ordering::Relaxed);
-        let dead_letter_bytes = self.meters.dead_letter_bytes.load(std::sync::atomic::Ordering::Relaxed);
-        let queued = queue.as_ref().map_or(0, |queue| queue.len() as u64);
-        Measures {
-            commit_time: self.meters.commit_time.read(),
-            batch_size: self.meters.batch_size.read(),
-            queued,
-            clock_jumps,
-            dead_letter_bytes,
-            dead_letters_dropped,
-        }
+        self.front.measures()
     }
 
     fn maintenance(&self) -> Option<&dyn Maintenance> {
@@ -392,7 +147,7 @@ impl EventStore for SqliteStore {
 
     fn close(&self) {
         self.snapshots.close();
-        drop(self.queue.held_alone().take());
+        self.front.close();
         self.writer.join();
     }
 }

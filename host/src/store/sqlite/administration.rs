@@ -5,40 +5,12 @@
 use super::appends::Head;
 use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
+use super::write_request::AdminRequest;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, dead_letters, failed};
 use crate::model::{Command, DeadLetterContent, LedgerName, Origin, StreamId};
-use crate::store::{Discard, Part};
+use crate::store::Discard;
 use rusqlite::params;
-use std::sync::Arc;
-
-/// A change that a person requests.
-pub(super) enum AdminRequest {
-    /// Discard a dead letter.
-    Discard(u64),
-    /// Publish the message of a dead letter again, or send its HTTP request again.
-    Republish(u64),
-    /// Replace the reason of a dead letter after a retry failed.
-    Explain(u64, String),
-    /// Archive a stream.
-    Archive(StreamId),
-    /// Restore an archived stream.
-    Restore(StreamId),
-    /// Move the places of parts to other names.
-    CarryOver(Vec<(Part, String)>),
-    /// Remove the place of a part.
-    Forget(Part),
-    /// Let a ledger resume at a number.
-    ResetLedger(Arc<str>, u64),
-    /// Keep or remove a fact.
-    SetFact(String, Option<String>),
-    /// Cancel a timer.
-    CancelTimer(u64),
-    /// End an HTTP request that can't be sent.
-    RefuseRequest(u64, String),
-    /// Give up an HTTP request.
-    GiveUpRequest(u64, String),
-}
 
 impl Writer {
     pub(super) fn administer(&mut self, batch: &mut WriteBatch, request: AdminRequest) -> Result<(), Error> {
@@ -183,7 +155,7 @@ impl Writer {
         reason: &str,
     ) -> Result<(), Error> {
         let Some(origin) = &command.origin else { return Ok(()) };
-        let letter = super::appends::dead_letter(command, reason);
+        let letter = super::write_request::dead_letter_of(command, reason);
         match replayed(origin) {
             Some(number) => dead_letters::explain(&self.connection, number, &letter.reason),
             None => {

@@ -3,15 +3,15 @@
 use super::age::Moment;
 use super::fault::{self, FaultPoint};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
+use super::write_request::{recorded, refuse_unexpected};
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{
-    Command, DeadLetter, Ending, ExpectedVersion, NewEvent, Origin, Outcome, OutcomeUse, Position, QuickMap,
-    RecordedEvent, Remembered, StreamId, Undecided, Version,
+    Command, Ending, ExpectedVersion, NewEvent, Origin, Outcome, OutcomeUse, Position, QuickMap, Remembered, StreamId,
+    Undecided, Version,
 };
 use crate::store::{Append, Appended, Decision, SagaAppend, check_sizes, shared_bytes};
 use rusqlite::{OptionalExtension, params};
-use sha2::{Digest, Sha256};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -24,23 +24,6 @@ pub(super) struct Head {
     pub(super) version: u64,
     /// Whether it accepts no more events.
     pub(super) archived: bool,
-}
-
-/// Hashes a command. The hash tells different commands with the same id apart.
-pub(super) fn fingerprint(command: &Command) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    for part in [
-        command.stream.aggregate_type.as_bytes(),
-        command.stream.aggregate_id.as_bytes(),
-        command.name.as_bytes(),
-        &command.payload,
-    ] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    let mut fingerprint = [0; 16];
-    fingerprint.copy_from_slice(&hash.finalize()[..16]);
-    fingerprint
 }
 
 impl Writer {
@@ -63,7 +46,7 @@ impl Writer {
         }
         if !matches!(decision, Decision::Events(_)) && expected != ExpectedVersion::Any {
             let (_, head) = self.place(&command.stream)?;
-            refuse_unexpected(&command, expected, head)?;
+            refuse_unexpected(&command, expected, head.version)?;
         }
         let (appended, outcome) = match decision {
             Decision::Events(events) => {
@@ -71,7 +54,7 @@ impl Writer {
                 if head.archived {
                     return Err(Error::Archived { stream: command.stream.clone() });
                 }
-                let actual = refuse_unexpected(&command, expected, head)?;
+                let actual = refuse_unexpected(&command, expected, head.version)?;
                 self.check_sizes(&command, &events)?;
                 batch.tally(&command)[0] += 1;
                 let count = events.len() as u32;
@@ -166,7 +149,7 @@ impl Writer {
             if head.archived {
                 return Err(Error::Archived { stream: input.stream.clone() });
             }
-            refuse_unexpected(input, ExpectedVersion::Exact(*expected), *head)?;
+            refuse_unexpected(input, ExpectedVersion::Exact(*expected), head.version)?;
             self.check_sizes(input, events)?;
             *head = Head { version: head.version + events.len() as u64, archived: *ends };
         }
@@ -377,49 +360,4 @@ impl Writer {
     fn remembered_since(&self) -> Moment {
         self.age.now().before(self.options.outcomes_window_ms)
     }
-}
-
-/// Returns the version of the stream, or fails if the decision was made on another version.
-fn refuse_unexpected(command: &Command, expected: ExpectedVersion, head: Head) -> Result<Version, Error> {
-    let actual = Version(head.version);
-    if expected.allows(actual) {
-        Ok(actual)
-    } else {
-        Err(Error::Conflict { stream: command.stream.clone(), actual, expected })
-    }
-}
-
-/// Makes the event in the form that readers get.
-fn recorded(
-    command: &Command,
-    position: u64,
-    version: u64,
-    id: uuid::Uuid,
-    name: Arc<str>,
-    payload: Vec<u8>,
-) -> RecordedEvent {
-    RecordedEvent {
-        id,
-        position: Position(position),
-        stream: command.stream.clone(),
-        version: Version(version),
-        name,
-        payload,
-        time_ms: command.time_ms,
-        first_ms: command.first_ms,
-        correlation_id: command.correlation_id.clone(),
-        causation_id: command.id.clone(),
-        hops: command.hops,
-        headers: command.headers.clone(),
-    }
-}
-
-/// Makes the dead letter of a command with an origin. Its place comes from the name of the ledger.
-pub(super) fn dead_letter(command: &Command, reason: &str) -> DeadLetter {
-    let (consumer, place) = match &command.origin {
-        Some(origin) => (origin.consumer().to_owned(), origin.place()),
-        None => (String::new(), String::new()),
-    };
-    let reason = format!("command {} to {}: {reason}", command.name, command.stream);
-    DeadLetter::of_command(consumer, place, reason, command.clone())
 }

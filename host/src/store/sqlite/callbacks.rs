@@ -4,12 +4,10 @@
 
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
+use super::write_request::outcome_callback;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, held_keys, rows};
-use crate::model::{
-    Callback, CallbackContent, CallbackKey, Command, Due, Ending, KeptCallback, LedgerName, Origin, OutcomeRequest,
-    OutcomeUse, saga_timer,
-};
+use crate::model::{Callback, CallbackKey, Command, Due, Ending, KeptCallback, saga_timer};
 use crate::store::{CallbackChange, FlowQuery, KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerQuery};
 use rusqlite::{Connection, Row, params};
 use std::collections::HashSet;
@@ -314,21 +312,7 @@ impl Writer {
 
     /// Keeps the outcome of a command for the subscription that sent it, if it asked for that. Returns whether it did.
     pub(super) fn report(&mut self, batch: &mut WriteBatch, command: &Command, ending: Ending) -> Result<bool, Error> {
-        let Some((subscription, request)) = asker(command) else { return Ok(false) };
-        let callback = Callback {
-            key: request.key.clone(),
-            correlation_id: command.correlation_id.clone(),
-            causation_id: command.id.clone(),
-            hops: command.hops,
-            first_ms: command.first_ms.unwrap_or(command.time_ms),
-            headers: crate::trace::context(&command.headers),
-            content: CallbackContent::Outcome {
-                stream: command.stream.clone(),
-                name: command.name.clone(),
-                ending,
-                attachment: request.attachment.clone(),
-            },
-        };
+        let Some((subscription, callback)) = outcome_callback(command, ending) else { return Ok(false) };
         let now_ms = self.options.clock.now_ms();
         self.add_callback(batch, &subscription, None, Time::Outcome(now_ms), &callback)?;
         fault::at(FaultPoint::OutcomeKept);
@@ -363,15 +347,5 @@ impl Writer {
         self.newest_callback = self.connection.last_insert_rowid().unsigned_abs();
         fault::at(FaultPoint::CallbackKept);
         Ok(())
-    }
-}
-
-/// Returns the subscription that asked for the outcome of a command, with its request.
-fn asker(command: &Command) -> Option<(String, &OutcomeRequest)> {
-    let OutcomeUse::Delivered(request) = &command.outcome_use else { return None };
-    let Origin { ledger, .. } = command.origin.as_ref()?;
-    match LedgerName::parse(ledger)? {
-        LedgerName::Commands(subscription) => Some((subscription.to_string(), request)),
-        _ => None,
     }
 }

@@ -53,19 +53,7 @@ impl DeadLetterRoom {
 
     /// Fails if there is no room for more letters. Call it before anything is written.
     pub(super) fn refuse_if_full(&self, coming: usize, limits: &DeadLetterLimits) -> Result<(), Error> {
-        // If there are no letters, everything fits. Otherwise a step with more letters than the limit could never
-        // commit.
-        let has_room = self.count + coming as u64 <= limits.count_max && self.bytes < limits.bytes_max;
-        let fits = self.count == 0 || has_room;
-        if coming == 0 || fits || limits.drops_oldest {
-            return Ok(());
-        }
-        Err(Error::Full(format!(
-            "there are {} dead letters of {} bytes, and there is no room for more: replay or discard some with `wasmill \
-             dead-letters`, raise store.dead_letters_max or store.dead_letters_mib, or set store.dead_letters_full to \
-             \"drop-oldest\", and restart",
-            self.count, self.bytes
-        )))
+        limits.refuse_if_full(self.count, self.bytes, coming)
     }
 
     /// Takes room for a letter. If the limits say so, the oldest letters are dropped to make room.

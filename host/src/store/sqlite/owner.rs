@@ -8,6 +8,7 @@
 //! An owner also loses a store if another program has removed, replaced or cut its file or log. SQLite would only
 //! notice that some page is wrong, and the next WAL checkpoint would hide what happened.
 
+use super::age::Moment;
 use super::{Error, failed, files};
 use crate::store::Loss;
 use rusqlite::{Connection, params};
@@ -43,6 +44,24 @@ pub(super) fn identity(connection: &Connection) -> Result<Uuid, Error> {
     let select = "SELECT identity FROM store";
     let bytes = connection.query_row(select, [], |row| row.get(0)).map_err(failed("reading the store's identity"))?;
     Ok(Uuid::from_bytes(bytes))
+}
+
+/// Returns the moment that the last host wrote.
+pub(super) fn noted_moment(connection: &Connection) -> Result<Moment, Error> {
+    connection
+        .query_row("SELECT running_ms, wall_ms FROM store", [], |row| {
+            Ok(Moment { running_ms: row.get(0)?, wall_ms: row.get(1)? })
+        })
+        .map_err(failed("reading the store's running time"))
+}
+
+/// Writes a moment, in a transaction of the writer.
+pub(super) fn note_moment(connection: &Connection, Moment { wall_ms, running_ms }: Moment) -> Result<(), Error> {
+    connection
+        .prepare_cached("UPDATE store SET running_ms = ?1, wall_ms = ?2")
+        .and_then(|mut update| update.execute(params![running_ms, wall_ms]))
+        .map(drop)
+        .map_err(failed("noting the store's running time"))
 }
 
 /// The ownership of a store that this process has taken.

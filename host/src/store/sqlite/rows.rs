@@ -1,12 +1,13 @@
 //! The conversion between values and columns.
 
+use super::dictionary::Dictionary;
+use super::encoding::{Extras, decode_headers};
 use super::{Error, failed};
-use crate::model::{DeadLetter, Header, KeptDeadLetter, Position, RecordedEvent, StreamId, Version};
+use crate::model::{DeadLetter, KeptDeadLetter, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
 use rusqlite::{Connection, OptionalExtension, Row};
-use serde::{Serialize, de::DeserializeOwned};
 
-use super::dictionary::Dictionary;
+pub(super) use super::encoding::{decode, encode, encode_headers};
 
 /// The columns that [`event`] reads, in its order.
 pub(super) const EVENT_COLUMNS: &str =
@@ -16,56 +17,12 @@ pub(super) const EVENT_COLUMNS: &str =
 pub(super) const INSERT_EVENT: &str = "INSERT INTO events (position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id, headers, payload) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
-/// Encodes a value for a column that only wasmill reads.
-pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Error> {
-    postcard::to_stdvec(value).map_err(|error| Error::Invalid(format!("can't encode a row: {error}")))
-}
-
-/// Decodes a value from such a column. Bytes that do not decode are an error, never a default.
-pub(super) fn decode<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Result<T, Error> {
-    postcard::from_bytes(bytes).map_err(|error| {
-        Error::Failed(format!("{place} does not decode ({error}): the store is damaged, restore it from a backup"))
-    })
-}
-
 /// Returns the value of a fact, if it has one.
 pub(super) fn fact(connection: &Connection, name: &str) -> Result<Option<String>, Error> {
     connection
         .prepare_cached("SELECT value FROM facts WHERE name = ?1")
         .and_then(|mut select| select.query_row([name], |row| row.get(0)).optional())
         .map_err(failed("reading a fact"))
-}
-
-/// Encodes the headers of an event, followed by its hops and the time of its first cause. The result is `None` if there is
-/// none of them, because most events come from outside and have no headers. What is left out at the end takes no byte.
-pub(super) fn encode_headers(headers: &[Header], hops: u32, first_ms: Option<u64>) -> Result<Option<Vec<u8>>, Error> {
-    match (headers.is_empty(), hops, first_ms) {
-        (true, 0, None) => Ok(None),
-        (false, 0, None) => encode(&headers).map(Some),
-        (_, _, None) => encode(&(headers, hops)).map(Some),
-        (_, _, Some(first_ms)) => encode(&(headers, hops, first_ms)).map(Some),
-    }
-}
-
-/// What an event has besides the columns that each event has.
-#[derive(Default)]
-struct Extras {
-    headers: Vec<Header>,
-    hops: u32,
-    first_ms: Option<u64>,
-}
-
-fn decode_headers(position: Position, bytes: &[u8]) -> Result<Extras, Error> {
-    let damaged = |error: postcard::Error| {
-        Error::Failed(format!(
-            "headers of the event at position {position} do not decode ({error}): the store is damaged, restore it from a \
-             backup"
-        ))
-    };
-    let (headers, rest) = postcard::take_from_bytes(bytes).map_err(damaged)?;
-    let (hops, rest) = if rest.is_empty() { (0, rest) } else { postcard::take_from_bytes(rest).map_err(damaged)? };
-    let first_ms = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest).map_err(damaged)?) };
-    Ok(Extras { headers, hops, first_ms })
 }
 
 /// The columns that [`letter`] reads, in its order.

@@ -2,7 +2,8 @@
 
 use super::fault::{self, FaultPoint};
 use super::outbox::Queue;
-use super::writer::{WriteBatch, Writer, refuse_beyond};
+use super::write_request::refuse_beyond;
+use super::writer::{WriteBatch, Writer};
 use super::{Error, dead_letters, failed, held_keys, rows};
 use crate::model::{Command, Message, Origin, SubscriptionName};
 use crate::store::{Advanced, Reached, Step};

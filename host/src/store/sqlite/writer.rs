@@ -18,20 +18,21 @@ use super::recovery::Doubt;
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
-use super::write_request::{PendingAnswer, WriteRequest};
-use super::{Error, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema};
-use crate::meter::{self, Histogram};
-use crate::model::{Command, DeadLetter, Origin, Position, QuickMap, SinkName};
+use super::watches::{Announcer, NewestNumbers, Watches};
+use super::write_request::{PendingAnswer, WriteRequest, refuse_beyond, split};
+use super::{
+    Error, Meters, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema,
+};
+use crate::model::{Command, DeadLetter, Origin, QuickMap, SinkName};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
-use tokio::sync::watch;
 
 /// The content of one transaction so far.
 #[derive(Default)]
@@ -52,22 +53,6 @@ impl WriteBatch {
     pub(super) fn tally(&mut self, command: &Command) -> &mut [u64; 3] {
         self.tallies.entry((command.stream.aggregate_type.clone(), command.name.clone())).or_default()
     }
-}
-
-/// The measurements of the writer.
-pub(super) struct Meters {
-    /// The duration of `COMMIT`.
-    pub(super) commit_time: Histogram,
-    /// The number of requests of each transaction.
-    pub(super) batch_size: Histogram,
-    /// The bytes of the current dead letters.
-    pub(super) dead_letter_bytes: AtomicU64,
-    /// The number of dead letters that were dropped because of a limit.
-    pub(super) dead_letters_dropped: AtomicU64,
-    /// The number of jumps of the wall clock.
-    pub(super) clock_jumps: AtomicU64,
-    /// The reason why a transaction failed, until one like it would succeed.
-    pub(super) trouble: Mutex<Option<String>>,
 }
 
 /// The thread's state. All of it but the connection can be rebuilt from the file.
@@ -107,14 +92,9 @@ pub(super) struct Writer {
     pub(super) unfolded_bytes: usize,
     /// Whether the next transaction may be the first one of a log, and must mark it.
     pub(super) is_log_new: bool,
-    head: watch::Sender<Position>,
-    outbox_head: watch::Sender<u64>,
-    dead_letters_head: watch::Sender<u64>,
-    callbacks_changed: watch::Sender<u64>,
-    requests_watch: watch::Sender<u64>,
+    announcer: Announcer,
     pub(super) ownership: Ownership,
     pub(super) age: Age,
-    loss: watch::Sender<Option<Error>>,
     pub(super) meters: Arc<Meters>,
     /// The limit on the bytes of queued requests.
     room: Arc<Room>,
@@ -133,15 +113,8 @@ impl Writer {
         room: Arc<Room>,
     ) -> Result<Self, Error> {
         connection.set_prepared_statement_cache_capacity(64);
-        let meters = Meters {
-            commit_time: Histogram::new(meter::SECONDS),
-            batch_size: Histogram::new(meter::COUNTS),
-            dead_letter_bytes: AtomicU64::new(0),
-            dead_letters_dropped: AtomicU64::new(0),
-            clock_jumps: AtomicU64::new(0),
-            trouble: Mutex::default(),
-        };
-        let age = Age::open(&connection, options.clock.clone(), &meters.clock_jumps)?;
+        let meters = Meters::new();
+        let age = Age::resume(owner::noted_moment(&connection)?, options.clock.clone(), &meters.clock_jumps);
         let filler = Filler::open(&connection, index.clone(), &options)?;
         let log = files::log_of(Path::new(connection.path().unwrap_or_default()));
         // A stream's version must not leave memory before the transaction that changed it is committed.
@@ -173,14 +146,9 @@ impl Writer {
             failed: false,
             doubt: None,
             log,
-            head: watch::Sender::new(Position(0)),
-            outbox_head: watch::Sender::new(0),
-            dead_letters_head: watch::Sender::new(0),
-            callbacks_changed: watch::Sender::new(0),
-            requests_watch: watch::Sender::new(0),
+            announcer: Announcer::new(),
             ownership,
             age,
-            loss: watch::Sender::new(None),
             meters: Arc::new(meters),
             room,
             _lock: lock,
@@ -190,41 +158,19 @@ impl Writer {
         Ok(writer)
     }
 
-    pub(super) fn head(&self) -> watch::Receiver<Position> {
-        self.head.subscribe()
-    }
-
-    pub(super) fn outbox_head(&self) -> watch::Receiver<u64> {
-        self.outbox_head.subscribe()
-    }
-
-    pub(super) fn dead_letters_head(&self) -> watch::Receiver<u64> {
-        self.dead_letters_head.subscribe()
-    }
-
-    pub(super) fn callbacks_changed(&self) -> watch::Receiver<u64> {
-        self.callbacks_changed.subscribe()
-    }
-
-    pub(super) fn requests_changed(&self) -> watch::Receiver<u64> {
-        self.requests_watch.subscribe()
-    }
-
-    pub(super) fn loss(&self) -> watch::Receiver<Option<Error>> {
-        self.loss.subscribe()
+    pub(super) fn watches(&self) -> Watches {
+        self.announcer.watches()
     }
 
     /// Works until every sender is gone and the queue is empty.
     pub(super) fn run(mut self, requests: Receiver<WriteRequest>) {
         if let Err(lost @ Error::Lost { .. }) = self.work(&requests) {
             tracing::error!("{lost}");
-            self.loss.send_replace(Some(lost.clone()));
+            self.announcer.lost(lost.clone());
             schema::keep_log(&self.connection);
             return requests.into_iter().for_each(|request| self.refuse(request, &lost));
         }
-        if let Err(error) =
-            self.begin().and_then(|()| self.age.note(&self.connection)).and_then(|()| self.sql("COMMIT", "closing"))
-        {
+        if let Err(error) = self.begin().and_then(|()| self.note_time()).and_then(|()| self.sql("COMMIT", "closing")) {
             tracing::warn!("the running time since it was last written is lost: {error}");
         }
         if let Err(error) = self.fold_log() {
@@ -515,12 +461,19 @@ impl Writer {
     fn keep_time(&mut self) -> Result<(), Error> {
         if self.age.is_due() || self.failed {
             self.age.watch(&self.meters.clock_jumps);
-            self.age.note(&self.connection)?;
+            self.note_time()?;
             if let Some(age_max_ms) = self.options.dead_letters.age_max_ms {
                 self.dead_letter_room.drop_older(&self.connection, self.age.now().before(age_max_ms))?;
             }
         }
         self.dead_letter_room.write(&self.connection)
+    }
+
+    fn note_time(&mut self) -> Result<(), Error> {
+        let now = self.age.now();
+        owner::note_moment(&self.connection, now)?;
+        self.age.noted(now);
+        Ok(())
     }
 
     fn write_tallies(&mut self, batch: &mut WriteBatch) -> Result<(), Error> {
@@ -596,11 +549,13 @@ impl Writer {
     }
 
     fn announce(&self) {
-        publish(&self.head, Position(self.next_position - 1));
-        publish(&self.outbox_head, self.next_message - 1);
-        publish(&self.dead_letters_head, self.newest_dead_letter);
-        publish(&self.callbacks_changed, self.newest_callback);
-        publish(&self.requests_watch, self.requests_changed);
+        self.announcer.announce(NewestNumbers {
+            position: self.next_position - 1,
+            message: self.next_message - 1,
+            dead_letter: self.newest_dead_letter,
+            callback: self.newest_callback,
+            requests_changed: self.requests_changed,
+        });
         self.meters.dead_letter_bytes.store(self.dead_letter_room.bytes, Ordering::Relaxed);
         self.meters.dead_letters_dropped.store(self.dead_letter_room.dropped, Ordering::Relaxed);
     }
@@ -608,27 +563,5 @@ impl Writer {
     fn sql(&self, statement: &str, doing: &str) -> Result<(), Error> {
         self.connection.prepare_cached(statement).and_then(|mut run| run.execute([])).map_err(failed(doing))?;
         Ok(())
-    }
-}
-
-/// Sets the value and wakes the watchers only if it changed.
-fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
-    sender.send_if_modified(|current| {
-        let changed = *current != value;
-        *current = value;
-        changed
-    });
-}
-
-/// Refuses a position past the end, because its owner would skip what comes next.
-pub(super) fn refuse_beyond(what: &str, to: u64, end: u64) -> Result<(), Error> {
-    if to <= end { Ok(()) } else { Err(Error::Invalid(format!("{what} can't move to {to}: the store ends at {end}"))) }
-}
-
-/// Separates refusals, which affect one request, from failures of the database, which affect the transaction.
-fn split<T>(result: Result<T, Error>) -> (Result<T, Error>, Option<Error>) {
-    match result {
-        Err(error @ (Error::Failed(_) | Error::Lost { .. } | Error::Closed)) => (Err(error.clone()), Some(error)),
-        other => (other, None),
     }
 }

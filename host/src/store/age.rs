@@ -4,9 +4,7 @@
 //! on it, and drops an item only when it is too old by both the wall clock and the running time. A crash may lose a
 //! part of the running time. This makes items younger, never older.
 
-use super::{Error, failed};
 use crate::clock::Clock;
-use rusqlite::{Connection, params};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The interval at which the running time is written to the store, in milliseconds.
@@ -39,17 +37,15 @@ pub(super) struct Age {
 }
 
 impl Age {
-    /// Resumes the running time where the last host ended.
-    pub(super) fn open(connection: &Connection, clock: Clock, jumps: &AtomicU64) -> Result<Self, Error> {
-        let (running_ms, wall_ms): (u64, u64) = connection
-            .query_row("SELECT running_ms, wall_ms FROM store", [], |row| Ok((row.get(0)?, row.get(1)?)))
-            .map_err(failed("reading the store's running time"))?;
+    /// Resumes the running time where the last host ended. `noted` is the moment that it wrote last.
+    pub(super) fn resume(noted: Moment, clock: Clock, jumps: &AtomicU64) -> Self {
+        let Moment { wall_ms, running_ms } = noted;
         let offset_ms = i128::from(running_ms) - i128::from(clock.running_ms());
         let seen = Moment { wall_ms: clock.now_ms(), running_ms };
         if seen.wall_ms.saturating_add(JUMP_MS) < wall_ms {
             tell(wall_ms, seen.wall_ms, "since the last host ran on this store", jumps);
         }
-        Ok(Self { clock, offset_ms, noted_ms: running_ms, seen })
+        Self { clock, offset_ms, noted_ms: running_ms, seen }
     }
 
     /// Returns the current moment.
@@ -76,15 +72,9 @@ impl Age {
         self.running_ms() >= self.noted_ms + NOTE_EVERY_MS
     }
 
-    /// Writes the running time, in a transaction of the writer.
-    pub(super) fn note(&mut self, connection: &Connection) -> Result<(), Error> {
-        let Moment { wall_ms, running_ms } = self.now();
-        connection
-            .prepare_cached("UPDATE store SET running_ms = ?1, wall_ms = ?2")
-            .and_then(|mut update| update.execute(params![running_ms, wall_ms]))
-            .map_err(failed("noting the store's running time"))?;
-        self.noted_ms = running_ms;
-        Ok(())
+    /// Notes that the running time of this moment is written to the store.
+    pub(super) fn noted(&mut self, now: Moment) {
+        self.noted_ms = now.running_ms;
     }
 }
 
@@ -103,36 +93,31 @@ fn tell(expected_ms: u64, found_ms: u64, when: &str, jumps: &AtomicU64) {
 mod tests {
     use super::*;
 
-    fn store() -> Connection {
-        let connection = Connection::open_in_memory().expect("a database");
-        let tables = "CREATE TABLE store (running_ms, wall_ms); INSERT INTO store VALUES (0, 0)";
-        connection.execute_batch(tables).expect("a table");
-        connection
-    }
-
     #[test]
     fn running_time_adds_up_over_hosts_and_a_jump_is_noticed() {
-        let (store, jumps) = (store(), AtomicU64::new(0));
+        let (mut noted, jumps) = (Moment { wall_ms: 0, running_ms: 0 }, AtomicU64::new(0));
         for host in 1..=3 {
             let clock = Clock::manual(1_000_000_000 * host);
             clock.advance_ms(77);
-            let mut age = Age::open(&store, clock.clone(), &jumps).expect("it opens");
+            let mut age = Age::resume(noted, clock.clone(), &jumps);
             clock.advance_ms(NOTE_EVERY_MS);
             assert!(age.is_due());
-            age.note(&store).expect("it is noted");
+            noted = age.now();
+            age.noted(noted);
+            assert!(!age.is_due());
             assert_eq!(age.now().running_ms, NOTE_EVERY_MS * host);
             age.watch(&jumps);
         }
         assert_eq!(jumps.load(Ordering::Relaxed), 0, "a host that did not run for long is no jump");
         let clock = Clock::manual(5_000_000_000);
-        let mut age = Age::open(&store, clock.clone(), &jumps).expect("it opens");
+        let mut age = Age::resume(noted, clock.clone(), &jumps);
         for wall_ms in [9_000_000_000, 2_000_000_000] {
             clock.jump_to_ms(wall_ms);
             age.watch(&jumps);
             age.watch(&jumps);
         }
         assert_eq!(jumps.load(Ordering::Relaxed), 2, "each jump is told once");
-        Age::open(&store, Clock::manual(1_000), &jumps).expect("it opens");
+        Age::resume(noted, Clock::manual(1_000), &jumps);
         assert_eq!(jumps.load(Ordering::Relaxed), 3, "a clock that is behind the last host's has gone back");
     }
 }
