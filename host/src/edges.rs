@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each library, with the folders and files in `src` where it may be named.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("croner", &["due_times"]),
     ("jiff", &["due_times"]),
     ("rdkafka", &["kafka"]),
     ("reqwest", &["http"]),
     ("rusqlite", &["store/sqlite", "projection"]),
-    ("rustls", &["http/network", "access", "api/connections", "certificates", "cli/client"]),
+    ("rustls", &["http/network", "access", "api/connections", "certificates", "cli/client", "store/postgres/tls"]),
+    ("tokio_postgres", &["store/postgres"]),
     ("wasmtime", &["plugin"]),
 ];
 

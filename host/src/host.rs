@@ -13,6 +13,7 @@ mod fitting;
 mod flow;
 mod idle_keys;
 mod inventory;
+mod location;
 mod maintenance;
 mod manual_clock;
 mod offers;
@@ -71,6 +72,7 @@ use watching::HostFiles;
 pub use checking::{Checked, check, subscribers};
 pub use flow::{Followed, Following};
 pub use inventory::{Inventory, RoleInventory};
+pub use location::store_location;
 pub use manual_clock::Unmoved;
 pub use offers::Unqueued;
 pub use options::demand;
@@ -223,7 +225,8 @@ impl Host {
         let catalog = load_checked(&manifest, compiler, Some(history), startup).map_err(Error::Many)?;
         let catalog = Arc::new(catalog);
         startup.does("opening the store".to_owned());
-        let store = store::open(&store::Location::of_folder(&data), store_options(&manifest, clock))?;
+        let location = location::store_location(&manifest).map_err(Error::One)?;
+        let store = store::open(&location, store_options(&manifest, clock))?;
         // This is safe only now, because the open store keeps other hosts out of the folder.
         catalog.clean();
         untried::have_replayed(&catalog, &manifest, &*store, clock.now_ms(), startup);

@@ -63,6 +63,7 @@ fn keys() -> BTreeMap<String, String> {
     ];
     keys.add("api.", &of_api);
     let Store {
+        url: _,
         backups: _,
         queue_max,
         queue_mib,

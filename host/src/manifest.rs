@@ -134,6 +134,8 @@ impl Host {
 /// The settings of the event store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
+    /// The URL of the PostgreSQL database that has the store. `None` is the embedded store in the data folder.
+    pub url: Option<Value>,
     /// The folder that backups through the API are in. `None` is the folder `backups` in the data folder.
     pub backups: Option<PathBuf>,
     /// The most requests that may wait for the writer.
@@ -187,6 +189,7 @@ pub enum WhenFull {
 impl Default for Store {
     fn default() -> Self {
         Self {
+            url: None,
             backups: None,
             queue_max: 8192,
             queue_mib: 64,

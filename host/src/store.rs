@@ -2,13 +2,15 @@
 //!
 //! Everything durable goes through [`EventStore`], which is split by caller: [`Events`], [`Progress`],
 //! [`HttpRequests`] and [`DeadLetters`]. Writes are queued and acknowledged after their commit. Each thread that reads has its own
-//! [`Reader`]. Outside of `sqlite`, only the functions of this file that take a [`Location`] know the embedded store.
+//! [`Reader`]. Outside of `sqlite` and
+//! `postgres`, only the functions of this file that take a [`Location`] know which stores there are.
 
 mod age;
 mod dead_letters;
 mod encoding;
 mod error;
 mod events;
+mod fault;
 mod front;
 mod http_requests;
 mod ids;
@@ -17,8 +19,10 @@ mod maintenance;
 mod options;
 mod parts;
 mod places;
+pub mod postgres;
 mod progress;
 mod room;
+mod snapshot_limits;
 pub mod sqlite;
 mod tail;
 mod watches;
@@ -56,6 +60,8 @@ pub use progress::{
 pub enum Location {
     /// The embedded store, in this file.
     Sqlite(PathBuf),
+    /// The store in a schema of a PostgreSQL database.
+    Postgres(Box<postgres::Address>),
 }
 
 impl Location {
@@ -69,6 +75,7 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(file) => file.display().fmt(f),
+            Self::Postgres(address) => address.fmt(f),
         }
     }
 }
@@ -78,13 +85,15 @@ impl fmt::Display for Location {
 pub fn open(location: &Location, options: Options) -> Result<Arc<dyn EventStore>, Error> {
     match location {
         Location::Sqlite(file) => Ok(Arc::new(sqlite::SqliteStore::open(file, options)?)),
+        Location::Postgres(address) => Ok(Arc::new(postgres::PostgresStore::open(address, options)?)),
     }
 }
 
-/// Returns whether a store exists. A database server would be asked only when the store is opened.
+/// Returns whether a store exists. If its database can't be asked, it may exist.
 pub fn exists(location: &Location) -> bool {
     match location {
         Location::Sqlite(file) => sqlite::exists(file),
+        Location::Postgres(address) => postgres::exists(address),
     }
 }
 
@@ -92,13 +101,16 @@ pub fn exists(location: &Location) -> bool {
 pub fn is_in_use(location: &Location) -> bool {
     match location {
         Location::Sqlite(file) => sqlite::is_in_use(file),
+        Location::Postgres(address) => postgres::is_in_use(address),
     }
 }
 
-/// Opens a store that no host has open for reading. This changes nothing, and keeps hosts out until the result is dropped.
+/// Opens a store for reading. This changes nothing. An embedded store must not be open in a host, and hosts are kept out until the
+/// result is dropped. Of a store in PostgreSQL, the result has what is there at this moment.
 pub fn inspect(location: &Location) -> Result<Inspection, Error> {
     match location {
         Location::Sqlite(file) => sqlite::inspect(file),
+        Location::Postgres(address) => postgres::inspect(address),
     }
 }
 
@@ -106,6 +118,7 @@ pub fn inspect(location: &Location) -> Result<Inspection, Error> {
 pub fn places(location: &Location) -> Result<Vec<Place>, Error> {
     match location {
         Location::Sqlite(file) => sqlite::places(file),
+        Location::Postgres(address) => postgres::places(address),
     }
 }
 
@@ -115,10 +128,11 @@ pub fn fact(location: &Location, name: &str) -> Result<Option<String>, Error> {
     match location {
         Location::Sqlite(file) if sqlite::exists(file) => sqlite::fact(file, name),
         Location::Sqlite(_) => Ok(None),
+        Location::Postgres(address) => postgres::fact(address, name),
     }
 }
 
-/// A store that no host has open, for reading.
+/// A store that is opened for reading.
 pub struct Inspection {
     /// The identity of the store.
     pub identity: Uuid,

@@ -18,6 +18,7 @@ use wasmill::host::aggregate_services;
 use wasmill::model::{Command, Outcome, StreamId};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Wanted};
 use wasmill::store::EventStore;
+use wasmill::store::postgres::PostgresStore;
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
 
 /// A command of three items, as JSON.
@@ -35,6 +36,7 @@ const REST: Duration = Duration::from_micros(500);
 /// A store and shards of carts, in a folder of their own.
 pub struct CommandPath {
     folder: tempfile::TempDir,
+    open: Box<dyn Fn() -> Arc<dyn EventStore>>,
     store: Arc<dyn EventStore>,
     served: Aggregates,
     setup: Setup,
@@ -108,15 +110,29 @@ impl CommandPath {
     /// Makes a new store and as many shards as a host has by default.
     pub fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = open(&folder);
+        let file = folder.path().join(FILE_NAME);
+        Self::on(folder, setup, move || Arc::new(SqliteStore::open(&file, Options::default()).expect("a store")))
+    }
+
+    /// Makes a store in a database, and shards with handlers in WebAssembly.
+    pub fn on_postgres(url: &str) -> Self {
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), crate::postgres::address(url));
+        let open = move || -> Arc<dyn EventStore> {
+            Arc::new(PostgresStore::open(&address, Options::default()).expect("a store"))
+        };
+        Self::on(folder, Setup { handlers: Handlers::Wasm, snapshot_every: 0 }, open)
+    }
+
+    fn on(folder: tempfile::TempDir, setup: Setup, open: impl Fn() -> Arc<dyn EventStore> + 'static) -> Self {
+        let store = open();
         let served = setup.serve(&store);
-        Self { folder, store, served, setup }
+        Self { folder, open: Box::new(open), store, served, setup }
     }
 
     /// Restarts the shards, as a restart of the host would: no cart is live, and all pending snapshots are written.
     pub fn cool(&mut self) {
         self.finish();
-        self.store = open(&self.folder);
+        self.store = (self.open)();
         self.served = self.setup.serve(&self.store);
     }
 
@@ -146,10 +162,6 @@ impl CommandPath {
         self.served.stop();
         self.store.close();
     }
-}
-
-fn open(folder: &tempfile::TempDir) -> Arc<dyn EventStore> {
-    Arc::new(SqliteStore::open(&folder.path().join(FILE_NAME), Options::default()).expect("a store"))
 }
 
 impl Setup {

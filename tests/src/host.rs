@@ -270,7 +270,7 @@ pub fn make_pipe(path: &Path) {
 }
 
 /// Sends a signal to a child that nobody has waited for yet.
-pub(crate) fn signal(pid: u32, signal: i32) {
+pub fn signal(pid: u32, signal: i32) {
     process::signal(pid, signal).unwrap_or_else(|error| panic!("send signal {signal}: {error}"));
 }
 

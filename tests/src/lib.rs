@@ -4,6 +4,7 @@
 //! - [`setting`]: a folder with a manifest, removed after the test
 //! - [`host`]: a running host of [`wasmill_driver`], as tests use it
 //! - [`kafka`]: a real broker
+//! - [`postgres`]: a real PostgreSQL server
 //! - [`secured`]: a real broker with TLS, logins and an authorizer
 //! - [`raw`]: HTTP requests and answers by hand, in parts
 //! - [`server`]: an HTTP server that answers as a test says
@@ -20,6 +21,7 @@
 //! - [`author`]: `wasmill` as the author of a plugin uses it, in a folder of its own
 //! - [`certificates`]: certificates of the API, of its clients and of Kafka
 //! - [`proxy`]: a reverse proxy in front of a host
+//! - [`cut`]: a proxy of TCP connections that can be cut
 //! - [`report`]: what benchmarks report
 //! - [`waiting`]: waiting for a condition
 //!
@@ -32,11 +34,13 @@ pub mod built;
 pub mod certificates;
 pub mod command_path;
 mod compiled;
+pub mod cut;
 pub mod host;
 pub mod hostile;
 pub mod kafka;
 pub mod module;
 pub mod native;
+pub mod postgres;
 pub mod proxy;
 pub mod raised;
 pub mod raw;

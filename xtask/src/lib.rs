@@ -1,9 +1,9 @@
-//! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | deny | kafka`.
+//! The project's own tasks: `cargo xtask setup | build | demo | test | torture | bench | deny | kafka | postgres`.
 //!
 //! Each task checks what it needs, builds it, and says in a sentence what is missing. Only this crate compiles guests
 //! to WebAssembly. Everything native shares the release profile and the workspace's target folder, so that a heavy
-//! dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] is public because the tests start the
-//! same broker, [`fuzzer`] because they use it, [`guest_build`] because they build a plugin outside of the workspace, and
+//! dependency is compiled once. Nothing here knows what a plugin does. [`kafka`] and [`postgres`] are public because the tests start
+//! the same broker and server, [`fuzzer`] because they use it, [`guest_build`] because they build a plugin outside of the workspace, and
 //! [`root`] because tests and the example find their files by it.
 
 mod contract;
@@ -13,6 +13,7 @@ mod guests;
 pub mod kafka;
 mod native;
 mod once;
+pub mod postgres;
 mod process;
 mod setup;
 #[cfg(test)]
@@ -100,6 +101,19 @@ enum Task {
         #[command(subcommand)]
         task: KafkaTask,
     },
+    /// Start or stop a PostgreSQL server on this machine, with an empty database at each start.
+    Postgres {
+        #[command(subcommand)]
+        task: PostgresTask,
+    },
+}
+
+#[derive(Subcommand)]
+enum PostgresTask {
+    /// Start it in the background and print the URL of its database.
+    Up,
+    /// Stop it.
+    Down,
 }
 
 #[derive(Subcommand)]
@@ -125,6 +139,8 @@ fn perform(task: Task) -> Result<()> {
     match task {
         Task::Kafka { task: KafkaTask::Up } => kafka::background::up(),
         Task::Kafka { task: KafkaTask::Down } => kafka::background::down(),
+        Task::Postgres { task: PostgresTask::Up } => postgres::background::up(),
+        Task::Postgres { task: PostgresTask::Down } => postgres::background::down(),
         Task::Deny { advisories } => deny::check(&Workspace::load()?, advisories),
         Task::Contract => contract::write(&root()),
         task => build_and_perform(task),
@@ -147,7 +163,9 @@ fn build_and_perform(task: Task) -> Result<()> {
         Task::Torture { kills, seconds, seed } => {
             build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, seed))
         }
-        Task::Contract | Task::Deny { .. } | Task::Kafka { .. } => unreachable!("done above, without a build"),
+        Task::Contract | Task::Deny { .. } | Task::Kafka { .. } | Task::Postgres { .. } => {
+            unreachable!("done above, without a build")
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! test here ensures that the other tasks can use what it has compiled.
 
 use crate::workspace::Workspace;
-use crate::{kafka, process};
+use crate::{kafka, postgres, process};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -34,9 +34,12 @@ pub(crate) fn demo(workspace: &Workspace, args: &[String]) -> Result<()> {
 
 /// Runs all tests. They find the host and the plugins by `WASMILL_BIN` and `WASMILL_PLUGINS`.
 pub(crate) fn test(workspace: &Workspace, repeat: u32, args: &[String]) -> Result<()> {
-    if let Some(reason) = kafka::missing() {
-        let left_out =
-            format!("left out: the tests of the programs `kafka` and `chaos`, which need a real broker. {reason}");
+    let of_kafka = kafka::missing().map(|reason| {
+        format!("left out: the tests of the programs `kafka` and `chaos`, which need a real broker. {reason}")
+    });
+    let of_postgres =
+        postgres::missing().map(|reason| format!("left out: the tests of the store in PostgreSQL. {reason}"));
+    for left_out in of_kafka.into_iter().chain(of_postgres) {
         match std::env::var("CI") {
             Ok(ci) if ci == "true" => bail!("{left_out}"),
             _ => eprintln!("{left_out}"),

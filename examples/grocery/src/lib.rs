@@ -9,6 +9,7 @@ mod api;
 mod baskets;
 mod consumed;
 mod crash;
+mod database;
 mod figures;
 mod flow;
 mod producer;
@@ -41,6 +42,9 @@ pub(crate) struct Options {
     /// Use this Kafka cluster instead of the embedded development broker.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) brokers: Option<String>,
+    /// Start a PostgreSQL server of this machine's programs, and keep the store there instead of in the data folder.
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) postgres: bool,
     /// The host's program [default: `wasmill` beside this program]
     #[arg(long, value_name = "PATH")]
     pub(crate) wasmill: Option<PathBuf>,

@@ -2,10 +2,11 @@
 
 use crate::api::Api;
 use crate::crash::{self, Crash, Work};
+use crate::database::Database;
 use crate::figures::Figures;
 use crate::producer::{self, Producer};
 use crate::progress::Progress;
-use crate::start::{self, NOTIFICATIONS, Start};
+use crate::start::{self, Differences, NOTIFICATIONS, Start};
 use crate::{Options, baskets, flow};
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -51,16 +52,21 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
             data.display()
         );
     }
-    let (start, manifest) = match &options.brokers {
-        None => (Start::default(), options.manifest.clone()),
-        Some(brokers) => (Start::of(brokers, &data)?, start::manifest_from_end(&options.manifest, &data)?),
+    let start = options.brokers.as_ref().map_or_else(|| Ok(Start::default()), |brokers| Start::of(brokers, &data))?;
+    let differences = Differences { from_end: options.brokers.is_some(), postgres: options.postgres };
+    let manifest = match differences {
+        Differences { from_end: false, postgres: false } => options.manifest.clone(),
+        differences => start::manifest_with(differences, &options.manifest, &data)?,
     };
+    // The server ends after the host, when the run is over.
+    let database = options.postgres.then(Database::start).transpose()?;
+    let store = database.as_ref().map(|database| (start::STORE_URL, PathBuf::from(&database.url)));
     let program = Program {
         args: Vec::new(),
         wasmill: wasmill(options)?,
         manifest,
         brokers: options.brokers.clone(),
-        environment: Vec::new(),
+        environment: store.into_iter().collect(),
         leash: Arc::new(Leash::new(&data)),
         data,
     };

@@ -40,14 +40,31 @@ impl Start {
     }
 }
 
-/// Writes a copy of the manifest to the data folder, in which the source begins at the end of the topic. The host
-/// stores that offset when it first sees the topic.
-pub(crate) fn manifest_from_end(manifest: &Path, data: &Path) -> Result<PathBuf> {
+/// The environment variable with the URL of the store, if it is in PostgreSQL.
+pub(crate) const STORE_URL: &str = "WASMILL_DEMO_STORE";
+
+/// How the manifest of a run differs from the example's.
+#[derive(Clone, Copy)]
+pub(crate) struct Differences {
+    /// Whether the source begins at the end of the topic. The host stores that offset when it first sees the topic.
+    pub(crate) from_end: bool,
+    /// Whether the store is in the database of [`STORE_URL`].
+    pub(crate) postgres: bool,
+}
+
+/// Writes a copy of the manifest to the data folder.
+pub(crate) fn manifest_with(differences: Differences, manifest: &Path, data: &Path) -> Result<PathBuf> {
     let read = || format!("read the manifest {}", manifest.display());
     let mut table: toml::Table = fs::read_to_string(manifest).with_context(read)?.parse().with_context(read)?;
     let folder = manifest.canonicalize()?.parent().map(Path::to_path_buf).unwrap_or_default();
     for (_, source) in tables(&mut table, "sources") {
-        source.insert("from".into(), "end".into());
+        if differences.from_end {
+            source.insert("from".into(), "end".into());
+        }
+    }
+    if differences.postgres {
+        let url = toml::Table::from_iter([("env".to_owned(), STORE_URL.into())]);
+        table.insert("store".into(), toml::Table::from_iter([("url".to_owned(), url.into())]).into());
     }
     for (_, plugin) in tables(&mut table, "plugins") {
         let file =

@@ -29,15 +29,24 @@ pub(super) struct Decisions<I> {
     version: Version,
     /// The version after those that are durable, if there is one with events.
     recorded: Option<Version>,
-    /// Those whose append is not settled.
-    unsettled: VecDeque<(PendingCommand, SenderAnswer)>,
+    /// The number of those that are settled.
+    settled: u64,
+    /// The others.
+    unsettled: VecDeque<Unsettled>,
     /// The number of unsettled decisions at which the aggregate waits.
     length_max: usize,
     /// Whether the aggregate decides on nothing more until they are settled.
     is_closed: bool,
-    failed: Option<Unappended>,
+    failed: Option<Box<Unappended>>,
     /// The commands of the decisions after the one that failed.
     undone: VecDeque<PendingCommand>,
+}
+
+/// A decision whose append is under way, or the append of one before it is.
+struct Unsettled {
+    command: PendingCommand,
+    answer: SenderAnswer,
+    result: Option<Result<Appended, store::Error>>,
 }
 
 /// A decision whose append failed.
@@ -56,7 +65,7 @@ pub(super) struct SettledDecisions<I> {
     /// The version of the last event that they recorded.
     pub(super) recorded: Option<Version>,
     /// The first one that was not appended.
-    pub(super) failed: Option<Unappended>,
+    pub(super) failed: Option<Box<Unappended>>,
     /// The commands after it, in their order.
     pub(super) undone: VecDeque<PendingCommand>,
 }
@@ -70,6 +79,7 @@ impl<I> Decisions<I> {
             instance,
             version,
             recorded: None,
+            settled: 0,
             unsettled: VecDeque::with_capacity(1),
             length_max: CHAIN_MAX,
             is_closed: false,
@@ -110,38 +120,47 @@ impl<I> Decisions<I> {
         self.length_max = 1;
     }
 
-    /// Adds a decision.
-    pub(super) fn add(&mut self, command: PendingCommand, answer: SenderAnswer) {
+    /// Adds a decision. Returns its number.
+    pub(super) fn add(&mut self, command: PendingCommand, answer: SenderAnswer) -> u64 {
         if let SenderAnswer::Accepted(events) = answer {
             self.version.0 += u64::from(events);
         }
-        self.unsettled.push_back((command, answer));
+        self.unsettled.push_back(Unsettled { command, answer, result: None });
+        self.settled + self.unsettled.len() as u64 - 1
     }
 
-    /// Settles the first unsettled decision. Returns its command with the outcome if it is durable.
-    pub(super) fn settle(&mut self, result: Result<Appended, store::Error>) -> Option<(PendingCommand, Outcome)> {
-        let (command, answer) = self.unsettled.pop_front()?;
-        if self.failed.is_some() {
-            self.undone.push_back(command);
-            return None;
+    /// Takes the result of the append of a decision. A store may refuse an append while it does not know yet what became of those
+    /// before it.
+    pub(super) fn take_result(&mut self, number: u64, result: Result<Appended, store::Error>) {
+        self.is_closed |= result.is_err();
+        if let Some(unsettled) = self.unsettled.get_mut((number - self.settled) as usize) {
+            unsettled.result = Some(result);
         }
-        match result {
-            Ok(Appended { version, position }) => {
-                self.length_max = (2 * self.length_max).min(CHAIN_MAX);
-                let outcome = match answer {
-                    SenderAnswer::Accepted(events) => {
-                        self.recorded = Some(version);
-                        Outcome::Accepted { version, position, events }
-                    }
-                    SenderAnswer::Refused(outcome) => outcome,
-                };
-                Some((command, outcome))
-            }
-            Err(error) => {
-                self.failed = Some(Unappended { command, answer, error });
-                None
+    }
+
+    /// Settles decisions in their order, until one is durable. Returns its command with the outcome.
+    pub(super) fn settle(&mut self) -> Option<(PendingCommand, Outcome)> {
+        while let Some(Unsettled { command, answer, result }) =
+            self.unsettled.pop_front_if(|first| first.result.is_some())
+        {
+            self.settled += 1;
+            match result? {
+                _ if self.failed.is_some() => self.undone.push_back(command),
+                Err(error) => self.failed = Some(Unappended { command, answer, error }.into()),
+                Ok(Appended { version, position }) => {
+                    self.length_max = (2 * self.length_max).min(CHAIN_MAX);
+                    let outcome = match answer {
+                        SenderAnswer::Accepted(events) => {
+                            self.recorded = Some(version);
+                            Outcome::Accepted { version, position, events }
+                        }
+                        SenderAnswer::Refused(outcome) => outcome,
+                    };
+                    return Some((command, outcome));
+                }
             }
         }
+        None
     }
 
     /// Whether all are settled.

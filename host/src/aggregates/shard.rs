@@ -54,6 +54,8 @@ const NOWHERE: ExpectedVersion = ExpectedVersion::Exact(Version(u64::MAX));
 /// The result of an append: it is durable, or it failed.
 struct Settled {
     aggregate: Arc<str>,
+    /// The number of the decision.
+    number: u64,
     result: Result<Appended, store::Error>,
 }
 
@@ -82,13 +84,13 @@ impl Appends {
     ) {
         let chain = Some(decisions.chain().clone());
         let append = Append { command: order.command.clone(), expected, decision, chain };
-        decisions.add(order, answer);
+        let number = decisions.add(order, answer);
         let (aggregate, results) = (decisions.stream().aggregate_id.clone(), self.results.0.clone());
         self.store.append(
             append,
             Ack::new(move |result| {
                 // An error means that the shard has ended or restarted.
-                let _ = results.send(Settled { aggregate, result });
+                let _ = results.send(Settled { aggregate, number, result });
             }),
         );
     }
@@ -395,13 +397,14 @@ impl<H: Handlers> Shard<H> {
         self.in_flight += 1;
     }
 
-    /// Ends the first append of an aggregate, and answers its command. After the last one, the live aggregate is put back, or it
+    /// Ends an append of an aggregate, and answers the commands whose decisions are durable. After the last one, the live aggregate is put back, or it
     /// is discarded if an append failed. Then the commands that waited are decided.
-    fn settled(&mut self, Settled { aggregate, result }: Settled) {
+    fn settled(&mut self, Settled { aggregate, number, result }: Settled) {
         let Some(Busy { with: BusyWith::Appends(mut decisions), mut waiting }) = self.busy.remove(&aggregate) else {
             unreachable!("an aggregate stays busy until its appends are settled");
         };
-        if let Some((order, outcome)) = decisions.settle(result) {
+        decisions.take_result(number, result);
+        while let Some((order, outcome)) = decisions.settle() {
             self.in_flight -= 1;
             order.answer(outcome);
         }
@@ -411,7 +414,7 @@ impl<H: Handlers> Shard<H> {
         }
         let SettledDecisions { stream, instance, recorded, failed, mut undone } = decisions.end();
         let has_failed = failed.is_some();
-        match (failed, instance, recorded) {
+        match (failed.map(|failed| *failed), instance, recorded) {
             (Some(Unappended { command, answer, error }), instance, _) => {
                 self.in_flight -= 1;
                 if let Some(instance) = instance {

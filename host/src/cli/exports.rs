@@ -12,10 +12,10 @@ use super::table::number;
 use crate::escape::escape;
 use crate::export::{Broken, Check, End, Export, Head, Item, Lines, Reading, Rules};
 use crate::manifest::{Brokers, Manifest, Overrides, Start};
-use crate::model::{IdRule, Position};
+use crate::model::{IdRule, Position, RecordedEvent, StreamId};
 use crate::paths;
 use crate::store::sqlite::{self, Begins, Imported, Importer};
-use crate::store::{self, Inspection};
+use crate::store::{self, Inspection, Location, postgres};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -38,6 +38,9 @@ pub(super) enum Command {
         /// The new file; - writes to standard output.
         #[arg(value_name = "FILE|-")]
         file: PathBuf,
+        /// Read the store of this manifest, instead of asking a host. A store in PostgreSQL may be open in a host.
+        #[arg(long, value_name = "FILE")]
+        manifest: Option<PathBuf>,
         #[command(flatten)]
         target: Target,
     },
@@ -72,7 +75,7 @@ pub(super) enum Begin {
 
 pub(super) fn exports(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
-        Command::Export { file, target } => export(&file, &target, json),
+        Command::Export { file, manifest, target } => export(&file, (manifest.as_deref(), &target), json),
         Command::Import { file, manifest, data, subscriptions, sinks } => {
             let overrides = Overrides { data, ..Overrides::default() };
             let manifest = Manifest::load(manifest.path()?)?.with(overrides)?;
@@ -92,16 +95,16 @@ struct Exported<'e> {
     elapsed_ms: u64,
 }
 
-fn export(file: &Path, target: &Target, json: bool) -> Result<(), CommandFailure> {
+fn export(file: &Path, from: (Option<&Path>, &Target), json: bool) -> Result<(), CommandFailure> {
     let started = Instant::now();
     let is_standard = file == Path::new(STANDARD);
     let (head, end, bytes) = if is_standard {
         let mut out = Counting::new(BufWriter::with_capacity(1 << 16, io::stdout().lock()));
-        let (head, end) = write_lines(target, &mut out, output::failure)?;
+        let (head, end) = write_lines(from, &mut out, output::failure)?;
         out.to.flush().map_err(output::failure)?;
         (head, end, out.bytes)
     } else {
-        export_to(file, target)?
+        export_to(file, from)?
     };
     let elapsed_ms = started.elapsed().as_millis() as u64;
     let shown = file.display().to_string();
@@ -124,7 +127,7 @@ fn export(file: &Path, target: &Target, json: bool) -> Result<(), CommandFailure
 }
 
 /// Writes the export to a new file, which gets its name when it is complete and on the disk.
-fn export_to(file: &Path, target: &Target) -> Result<(Head, End, u64), CommandFailure> {
+fn export_to(file: &Path, from: (Option<&Path>, &Target)) -> Result<(Head, End, u64), CommandFailure> {
     let unwritten = |cause: io::Error| match cause.kind() {
         io::ErrorKind::AlreadyExists => {
             CommandFailure::failed(format!("{} exists: choose another name", file.display()))
@@ -140,7 +143,7 @@ fn export_to(file: &Path, target: &Target) -> Result<(Head, End, u64), CommandFa
     let unfinished = tempfile::Builder::new().prefix(name).suffix(".part").tempfile_in(paths::folder_of(file));
     let unfinished = unfinished.map_err(unwritten)?;
     let mut out = Counting::new(BufWriter::with_capacity(1 << 20, unfinished.as_file()));
-    let (head, end) = write_lines(target, &mut out, unwritten)?;
+    let (head, end) = write_lines(from, &mut out, unwritten)?;
     out.to.flush().map_err(unwritten)?;
     let bytes = out.bytes;
     drop(out);
@@ -152,23 +155,31 @@ fn export_to(file: &Path, target: &Target) -> Result<(Head, End, u64), CommandFa
 
 /// Writes the lines of an export, and returns the first and the last one.
 fn write_lines(
-    target: &Target,
+    (manifest, target): (Option<&Path>, &Target),
     out: &mut impl Write,
     unwritten: impl Fn(io::Error) -> CommandFailure,
 ) -> Result<(Head, End), CommandFailure> {
+    if let Some(manifest) = manifest {
+        let manifest = Manifest::load(manifest)?;
+        let location = crate::host::store_location(&manifest).map_err(CommandFailure::failed)?;
+        let inspection = store::inspect(&location).map_err(|error| CommandFailure::failed(error.to_string()))?;
+        return from_inspection(inspection, out, unwritten);
+    }
     match at_rest(target) {
-        Some(file) => from_folder(&file, out, unwritten),
+        Some(file) => {
+            let inspection = sqlite::inspect(&file).map_err(|error| CommandFailure::failed(error.to_string()))?;
+            from_inspection(inspection, out, unwritten)
+        }
         None => from_host(&Client::new(target)?, out, unwritten),
     }
 }
 
-fn from_folder(
-    file: &Path,
+fn from_inspection(
+    mut inspection: Inspection,
     out: &mut impl Write,
     unwritten: impl Fn(io::Error) -> CommandFailure,
 ) -> Result<(Head, End), CommandFailure> {
     let failed = |error: store::Error| CommandFailure::failed(error.to_string());
-    let mut inspection = sqlite::inspect(file).map_err(failed)?;
     let Inspection { identity, ref mut reader, newest, .. } = inspection;
     let mut progress = Progress::new("exported", newest.event);
     let mut export = Export::new(identity, Position(newest.event));
@@ -230,8 +241,8 @@ fn import(file: &Path, manifest: &Manifest, places: [Option<Begin>; 2], json: bo
     let rules = Rules { event_bytes_max: manifest.store.event_bytes_max, ids };
     let broken = |broken: Broken| nothing(&format!("{shown}, {broken}"));
     let mut reading = Reading::begin(BufReader::with_capacity(1 << 20, input), rules).map_err(broken)?;
-    let place = data.join(sqlite::FILE_NAME);
-    let mut importer = Importer::begin(&place).map_err(|cause| nothing(&cause))?;
+    let location = crate::host::store_location(manifest).map_err(|cause| nothing(&cause))?;
+    let mut importer = Importing::begin(&location).map_err(|cause| nothing(&cause))?;
     let subscribers = crate::host::subscribers(manifest).map_err(CommandFailure::all_failed)?;
     let begins = begins(manifest, &subscribers, places);
     let started = Instant::now();
@@ -253,7 +264,10 @@ fn import(file: &Path, manifest: &Manifest, places: [Option<Begin>; 2], json: bo
     let imported = importer.finish(&begins).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     let report = Report {
         file: shown,
-        data: data.display().to_string(),
+        data: match &location {
+            Location::Sqlite(_) => data.display().to_string(),
+            Location::Postgres(address) => address.to_string(),
+        },
         store: imported.identity.to_string(),
         from_store,
         events,
@@ -267,6 +281,42 @@ fn import(file: &Path, manifest: &Manifest, places: [Option<Begin>; 2], json: bo
     match json {
         true => output::line(&serde_json::json!(report).to_string()),
         false => output::text(&text(&report)),
+    }
+}
+
+/// An import into one of the stores.
+enum Importing {
+    Sqlite(Box<Importer>),
+    Postgres(Box<postgres::Importer>),
+}
+
+impl Importing {
+    fn begin(location: &Location) -> Result<Self, store::Error> {
+        Ok(match location {
+            Location::Sqlite(place) => Self::Sqlite(Box::new(Importer::begin(place)?)),
+            Location::Postgres(address) => Self::Postgres(Box::new(postgres::Importer::begin(address)?)),
+        })
+    }
+
+    fn event(&mut self, event: &RecordedEvent) -> Result<(), store::Error> {
+        match self {
+            Self::Sqlite(importer) => importer.event(event),
+            Self::Postgres(importer) => importer.event(event),
+        }
+    }
+
+    fn archive(&mut self, stream: &StreamId, time_ms: u64) -> Result<(), store::Error> {
+        match self {
+            Self::Sqlite(importer) => importer.archive(stream, time_ms),
+            Self::Postgres(importer) => importer.archive(stream, time_ms),
+        }
+    }
+
+    fn finish(self, begins: &Begins) -> Result<Imported, store::Error> {
+        match self {
+            Self::Sqlite(importer) => importer.finish(begins),
+            Self::Postgres(importer) => importer.finish(begins),
+        }
     }
 }
 

@@ -57,6 +57,12 @@ pub(super) fn restore(args: Args, json: bool) -> Result<(), CommandFailure> {
     let Args { backup, manifest, data, dry_run } = args;
     let overrides = Overrides { data: data.clone(), ..Overrides::default() };
     let manifest = manifest.if_there().map(|path| Manifest::load(path)?.with(overrides)).transpose()?;
+    if manifest.as_ref().is_some_and(|manifest| manifest.store.url.is_some()) {
+        return Err(CommandFailure::usage(
+            "the store of this manifest is in PostgreSQL (`store.url`): restore the database with `pg_restore`, or as its backup was \
+             made",
+        ));
+    }
     let data = match (&manifest, data) {
         (Some(manifest), _) => manifest.data.clone(),
         (None, Some(data)) => data,

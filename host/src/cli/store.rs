@@ -11,7 +11,7 @@ use super::{output, restore};
 use crate::ack;
 use crate::manifest::{Manifest, Overrides};
 use crate::store::sqlite::{self, Report};
-use crate::store::{self, Backup, CopyName, Counted, Error, Part, Statistics, TypeCount};
+use crate::store::{self, Backup, CopyName, Counted, Error, Part, Statistics, TypeCount, postgres};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -67,7 +67,7 @@ pub(super) fn store(command: Command, json: bool) -> Result<(), CommandFailure> 
 
 fn orphans(manifest: &Path, data: Option<PathBuf>, forget: &[Part], json: bool) -> Result<(), CommandFailure> {
     let manifest = Manifest::load(manifest)?.with(Overrides { data, ..Overrides::default() })?;
-    let location = store::Location::of_folder(&manifest.data);
+    let location = crate::host::store_location(&manifest).map_err(CommandFailure::failed)?;
     if let Some(part) = forget.iter().find(|part| crate::host::is_named(&manifest, part)) {
         return Err(CommandFailure::usage(format!("{part} is in the manifest: remove it there before you forget it")));
     }
@@ -195,6 +195,11 @@ fn statistics_text(statistics: &Statistics) -> String {
 }
 
 fn verify(place: PathBuf, json: bool) -> Result<(), CommandFailure> {
+    if place.to_str().is_some_and(postgres::Address::is_meant) {
+        return Err(CommandFailure::usage(
+            "`wasmill store verify` checks the file of an embedded store; of a store in PostgreSQL, let `pg_amcheck` check the database",
+        ));
+    }
     let file = if place.is_dir() { place.join(sqlite::FILE_NAME) } else { place };
     let report = sqlite::verify(&file).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
     if json {

@@ -58,7 +58,7 @@ pub fn check(manifest: &Manifest) -> Result<Checked, Vec<String>> {
         unmatched: unknown_types,
         ..Checked::default()
     };
-    let location = store::Location::of_folder(&manifest.data);
+    let location = super::store_location(manifest).map_err(|problem| vec![problem])?;
     if store::exists(&location) {
         match store::places(&location) {
             Ok(places) => {

@@ -1,13 +1,13 @@
 //! The manual clock: a wall clock that stands still until a person or a test moves it. The store keeps its time over a
 //! restart.
 
-use super::Host;
+use super::{Host, store_location};
 use crate::ack;
 use crate::clock::{self, Clock, LAST_MS};
 use crate::manifest::{ClockKind, Manifest};
 use crate::model::FactName;
 use crate::status::ClockStatus;
-use crate::store::{self, Error, Location};
+use crate::store::{self, Error};
 
 /// Reason for which the clock was not moved.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +30,9 @@ pub enum Unmoved {
 pub(super) fn stop(manifest: &Manifest) {
     if manifest.clock == ClockKind::Manual {
         tracing::warn!("the clock is manual: it stands still until `wasmill clock` moves it; this is for tests only");
-        let location = Location::of_folder(&manifest.data);
-        // If the store can't be read, opening it says why.
-        let kept = store::fact(&location, &FactName::Clock.to_string()).unwrap_or_default();
+        // If the store can't be found or read, opening it says why.
+        let location = store_location(manifest).ok();
+        let kept = location.and_then(|location| store::fact(&location, &FactName::Clock.to_string()).ok().flatten());
         clock::hold_at(kept.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| Clock::system().now_ms()));
     }
 }

@@ -153,6 +153,7 @@ fn store(mut section: Section<'_>, folder: &Path) -> Store {
     let default = Store::default();
     let backups = section.get("backups").and_then(|entry| entry.text("the path of a folder"));
     let store = Store {
+        url: section.get("url").and_then(|entry| store_url(&entry)),
         backups: backups.map(|path| folder.join(path)),
         queue_max: section.number("queue_max", 1..=MANY, default.queue_max),
         queue_mib: section.number("queue_mib", 1..=65_536, default.queue_mib),
@@ -172,6 +173,26 @@ fn store(mut section: Section<'_>, folder: &Path) -> Store {
     };
     section.finish();
     store
+}
+
+/// Reads the URL of a database, or where it is. A text is not shown in an error, because it may have a password.
+fn store_url(entry: &Entry<'_>) -> Option<Value> {
+    const URL: &str = "a URL such as \"postgres://user@host/database\", { env = \"VARIABLE\" } or { file = \"PATH\" }";
+    match entry.value.get_ref() {
+        DeValue::Table(_) => property::from_elsewhere(entry).unwrap_or_else(|| {
+            entry.expected(URL);
+            None
+        }),
+        DeValue::String(text) if text.contains("://") && !text.starts_with("postgres") => {
+            entry.note("must begin with `postgres://`: PostgreSQL is the only database that can have the store");
+            None
+        }
+        DeValue::String(text) if !text.starts_with("postgres://") && !text.starts_with("postgresql://") => {
+            entry.note(&format!("must be {URL}"));
+            None
+        }
+        _ => entry.text(URL).map(|text| Value::Text(text.to_owned())),
+    }
 }
 
 fn kafka(mut section: Section<'_>) -> Kafka {

@@ -215,6 +215,7 @@ fn a_full_manifest_is_read_as_written() {
             stall_seconds: 6,
         },
         store: Store {
+            url: None,
             backups: Some("shop/copies".into()),
             queue_max: 10,
             queue_mib: 25,

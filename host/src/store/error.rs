@@ -89,7 +89,7 @@ pub enum Error {
     Lost {
         /// The way in which it was lost.
         how: Loss,
-        /// The affected file: the store's file or its log.
+        /// The affected file: the store's file or its log, or the address of the database.
         file: String,
     },
     /// A limit leaves no room for the item. The text names the limit. Retry when there is room.
@@ -115,6 +115,8 @@ impl Error {
 pub enum Loss {
     /// Another host has opened it for writing.
     TakenOver,
+    /// Another host has taken over a store in PostgreSQL, after the lease of this one had expired.
+    LeaseTaken,
     /// The file does not exist any more.
     Removed,
     /// Another file has replaced it.
@@ -127,7 +129,7 @@ impl Loss {
     /// Returns what happened. The file's name completes the sentence.
     fn in_words(self) -> &'static str {
         match self {
-            Self::TakenOver => "another host took over the store",
+            Self::TakenOver | Self::LeaseTaken => "another host took over the store",
             Self::Removed => "another program removed",
             Self::Replaced => "another program put another file in the place of",
             Self::Cut => "another program cut",
@@ -137,6 +139,10 @@ impl Loss {
     fn remedy(self) -> &'static str {
         match self {
             Self::TakenOver => "start one host alone for each data folder, and never delete events.lock",
+            Self::LeaseTaken => {
+                "its lease had expired, because it did not reach the database or stood still for too long: start one host alone \
+                 for each store, and check the network and the load of this machine"
+            }
             Self::Removed | Self::Replaced | Self::Cut => {
                 "keep other programs out of the data folder, and try `wasmill store verify` before the next start"
             }

@@ -134,3 +134,12 @@ pub enum RequestWait {
     /// An earlier request of the same key to the same endpoint has not ended.
     Earlier,
 }
+
+/// Why the last attempt at a request failed in the middle of which a host ended.
+pub(super) const INTERRUPTED: &str =
+    "the host ended in the middle of the attempt, so nobody knows whether the server has handled it";
+
+/// Makes the error for a number that has no request.
+pub(super) fn absent(number: u64) -> Error {
+    Error::NotFound(format!("no HTTP request {number} waits: it has ended, it was given up, or it never existed"))
+}

@@ -324,6 +324,27 @@ pub struct UnderWay {
 }
 
 impl UnderWay {
+    /// Counts a held key of a subscription. `waiting` has the keys of the flow's callbacks that wait behind a dead letter.
+    pub(super) fn count_key(
+        &mut self,
+        subscription: &str,
+        key: HeldKey,
+        waiting: &HashSet<CallbackKey>,
+        flow: &FlowQuery<'_>,
+    ) {
+        let waits_for_events = key.next != HeldKey::NO_VERSION;
+        let newest = flow.streams.get(&key.stream).filter(|_| waits_for_events);
+        let has_event = newest.is_some_and(|newest| *newest >= key.next);
+        let has_callback = || waiting.contains(&Some(key.stream.aggregate_id.as_bytes().to_vec()));
+        match key.behind {
+            Some(_) if has_event || has_callback() => {
+                self.held_keys.insert((subscription.to_owned(), key.stream));
+            }
+            None if has_event => self.retried_keys += 1,
+            _ => {}
+        }
+    }
+
     /// Returns whether nothing moves without a person, the clock or other input.
     pub fn is_at_rest(&self) -> bool {
         self.commands == 0 && self.callbacks == 0 && self.requests == 0 && self.retried_keys == 0

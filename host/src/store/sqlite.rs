@@ -13,7 +13,6 @@ mod callbacks;
 mod dead_letter_room;
 mod dead_letters;
 mod dictionary;
-mod fault;
 mod files;
 mod held_keys;
 mod http_requests;
@@ -40,8 +39,8 @@ mod writer;
 
 use super::front::{Front, Fronted, Meters};
 use super::{
-    Backup, CopyName, Error, EventStore, Maintenance, Measures, Reader, Snapshot, Statistics, age, encoding, ids,
-    parts, room, tail, watches, write_request,
+    Backup, CopyName, Error, EventStore, Maintenance, Measures, Reader, Snapshot, Statistics, age, encoding, fault,
+    ids, parts, room, tail, watches, write_request,
 };
 use crate::exhaustion;
 use crate::supervise;
@@ -52,9 +51,9 @@ use tail::Tail;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+pub use super::fault::{FaultPoint, KILL_AT};
 pub use super::options::{DeadLetterLimits, Options};
 pub use backup::backup;
-pub use fault::{FaultPoint, KILL_AT};
 pub use import::{Begins, Imported, Importer, Parts};
 pub use inspection::inspect;
 pub use places::{fact, places};

@@ -1,6 +1,6 @@
 //! A process that works on a store, made to be killed or to meet a full disk. The tests of stores start it.
 //!
-//! - `store-worker work FILE SEED` works until it is killed.
+//! - `store-worker work FILE|URL SEED` works until it is killed.
 //! - `store-worker full FILE BYTES` can write files only up to a size, and works until its store is full.
 //! - `store-worker nearly-full FILE` has room only for small transactions for a while.
 //! - `store-worker restore BACKUP FILE` puts a backup in the place of a store.
@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmill::model::{ExpectedVersion, NewEvent};
+use wasmill::store::postgres::{Address, PostgresStore};
 use wasmill::store::sqlite::{Options, Restore, SqliteStore};
 use wasmill::store::{Decision, Error, EventStore};
+use wasmill_tests::postgres::address;
 use wasmill_tests::store_conformance::requests::*;
 use wasmill_tests::store_workload;
 
@@ -35,7 +37,7 @@ fn restore(backup: &str, file: &str) {
 
 /// Opens a store with limits so small that a kill may hit an index run, one of its slices, or a WAL checkpoint, and
 /// that no kind of request waits long behind the others.
-fn open(file: &str) -> Arc<dyn EventStore> {
+fn open(place: &str) -> Arc<dyn EventStore> {
     let options = Options {
         queue_max: 200,
         batch_max: 100,
@@ -45,7 +47,10 @@ fn open(file: &str) -> Arc<dyn EventStore> {
         log_bytes_max: 256 << 10,
         ..Options::default()
     };
-    Arc::new(SqliteStore::open(Path::new(file), options).expect("open the store"))
+    if Address::is_meant(place) {
+        return Arc::new(PostgresStore::open(&address(place), options).expect("open the store"));
+    }
+    Arc::new(SqliteStore::open(Path::new(place), options).expect("open the store"))
 }
 
 /// Appends until the disk is full, then makes room. Prints the refusal, then how many events there are at the end.

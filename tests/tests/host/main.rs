@@ -44,6 +44,7 @@ mod panics;
 mod pauses;
 mod plugin_cases;
 mod polyglot;
+mod postgres;
 mod projection_rebuild;
 mod projection_stops;
 mod query_gets;

@@ -201,7 +201,7 @@ fn a_host_whose_file_was_removed_replaced_or_cut_ends_and_says_which() {
             Loss::Removed => fs::remove_file(&path).unwrap(),
             Loss::Replaced => fs::rename(other.file(), &path).unwrap(),
             Loss::Cut => cut(&path, if file == FILE_NAME { 8_192 } else { 0 }),
-            Loss::TakenOver => unreachable!("no other host is there"),
+            Loss::TakenOver | Loss::LeaseTaken => unreachable!("no other host is there"),
         }
         let lost = is_lost(&store).to_string();
         let said = format!("{words} {}: this host no longer owns the store and ends; ", path.display());

@@ -17,26 +17,26 @@ const KILLS: usize = 15;
 const ACKNOWLEDGEMENTS_MAX: usize = 200_000;
 
 /// The tests take turns: a process on its way from fork to exec holds what this one has open, the lock of a store too.
-static TURN: Mutex<()> = Mutex::new(());
+pub(crate) static TURN: Mutex<()> = Mutex::new(());
 
 /// A process that works on a store and says what was acknowledged.
-struct Worker {
+pub(crate) struct Worker {
     process: Child,
     output: Lines<BufReader<ChildStdout>>,
     acknowledged: Vec<String>,
 }
 
 impl Worker {
-    fn start(file: &Path, seed: u64, kill_at: Option<&str>) -> Self {
+    pub(crate) fn start(place: &str, seed: u64, kill_at: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_store-worker"));
-        command.args(["work", file.to_str().unwrap(), &seed.to_string()]).stdout(Stdio::piped());
+        command.args(["work", place, &seed.to_string()]).stdout(Stdio::piped());
         let mut process = command.envs(kill_at.map(|point| (KILL_AT, point))).spawn().expect("start a worker");
         let output = BufReader::new(process.stdout.take().unwrap()).lines();
         Self { process, output, acknowledged: Vec::new() }
     }
 
     /// Waits for the next acknowledgement; there is none when the worker has ended.
-    fn next(&mut self) -> bool {
+    pub(crate) fn next(&mut self) -> bool {
         let line = self.output.next().map(|line| line.expect("read from the worker"));
         let more = line.is_some();
         self.acknowledged.extend(line);
@@ -44,7 +44,7 @@ impl Worker {
     }
 
     /// Kills it after so many acknowledgements: it is told nothing, so it dies wherever it is.
-    fn killed_after(mut self, lines: usize) -> Vec<String> {
+    pub(crate) fn killed_after(mut self, lines: usize) -> Vec<String> {
         while self.acknowledged.len() < lines {
             assert!(self.next(), "the worker ended by itself");
         }
@@ -53,12 +53,25 @@ impl Worker {
     }
 
     /// Waits until it dies by itself, of SIGKILL.
-    fn killed(mut self, point: &str) -> Vec<String> {
+    pub(crate) fn killed(mut self, point: &str) -> Vec<String> {
         while self.next() {
             let alive = self.acknowledged.len() < ACKNOWLEDGEMENTS_MAX;
             assert!(alive, "the worker never comes to {point}");
         }
         self.ended()
+    }
+
+    /// Sends a signal to it.
+    pub(crate) fn signal(&self, signal: i32) {
+        wasmill_tests::host::signal(self.process.id(), signal);
+    }
+
+    /// Waits until it ends by itself, because it has lost its store.
+    pub(crate) fn lost(mut self) -> Vec<String> {
+        while self.next() {}
+        let status = self.process.wait().expect("the worker ends");
+        assert!(!status.success() && status.signal() != Some(libc::SIGKILL), "{status}");
+        std::mem::take(&mut self.acknowledged)
     }
 
     fn ended(mut self) -> Vec<String> {
@@ -99,7 +112,7 @@ fn a_killed_store_has_all_that_was_acknowledged_and_its_marks_are_true() {
         // Some die while they start or recover.
         let (lines, seed) = (if kill % 5 == 4 { kill % 2 } else { rng.usize(1..2_500) }, rng.u64(..));
         println!("kill {kill} after {lines} acknowledgements, seed {seed}");
-        acknowledged.extend(Worker::start(&file, seed, None).killed_after(lines));
+        acknowledged.extend(Worker::start(file.to_str().unwrap(), seed, None).killed_after(lines));
         check(&file, &acknowledged);
     }
     let report = verify(&file).expect("look the store over");
@@ -118,11 +131,11 @@ fn a_kill_between_any_two_steps_of_the_writer_loses_nothing() {
         for passage in if point.is_of_making() { vec![1] } else { vec![1, rng.u64(2..8)] } {
             let (kill_at, seed) = (format!("{}:{passage}", point.name()), rng.u64(..));
             println!("kill at {kill_at}, seed {seed}");
-            acknowledged.extend(Worker::start(&file, seed, Some(&kill_at)).killed(&kill_at));
+            acknowledged.extend(Worker::start(file.to_str().unwrap(), seed, Some(&kill_at)).killed(&kill_at));
             check(&file, &acknowledged);
         }
         // What is left is no dead end.
-        acknowledged.extend(Worker::start(&file, rng.u64(..), None).killed_after(500));
+        acknowledged.extend(Worker::start(file.to_str().unwrap(), rng.u64(..), None).killed_after(500));
         check(&file, &acknowledged);
     }
 }

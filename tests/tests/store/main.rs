@@ -1,4 +1,4 @@
-//! The event store on SQLite, and the shards in front of it, without a host around them.
+//! The event stores, and the shards in front of it, without a host around them.
 
 mod aggregate_races;
 mod failing_items;
@@ -7,6 +7,9 @@ mod hostile_files;
 mod kills;
 mod live_instances;
 mod plugin_files;
+mod postgres;
+mod postgres_failures;
+mod postgres_refusals;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod power;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -20,7 +20,7 @@ impl Place for Folder {
         Self(tempfile::tempdir().expect("make a temporary folder"))
     }
 
-    fn open(&self) -> Arc<dyn EventStore> {
+    fn try_open(&self) -> Result<Arc<dyn EventStore>, Error> {
         let options = Options {
             batch_max: 64,
             batch_bytes_max: 2_000,
@@ -30,7 +30,12 @@ impl Place for Folder {
             log_bytes_max: 64 << 10,
             ..Options::default()
         };
-        Arc::new(SqliteStore::open(&self.0.path().join(FILE_NAME), options).expect("open the store"))
+        Ok(Arc::new(SqliteStore::open(&self.0.path().join(FILE_NAME), options)?))
+    }
+
+    fn let_go(&self) {
+        // A lock on a file that is deleted keeps nobody away.
+        let _ = std::fs::remove_file(self.0.path().join(FILE_NAME).with_extension("lock"));
     }
 
     fn standstill(&self) -> Box<dyn Any> {

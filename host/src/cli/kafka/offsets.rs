@@ -167,8 +167,11 @@ pub(super) fn open_for_reading(manifest: &Manifest) -> Result<store::Inspection,
 
 /// Returns the location of the store of a host that is not running.
 fn stopped(manifest: &Manifest) -> Result<store::Location, CommandFailure> {
-    let location = store::Location::of_folder(&manifest.data);
-    let data = manifest.data.display();
+    let location = crate::host::store_location(manifest).map_err(CommandFailure::failed)?;
+    let data = match &location {
+        store::Location::Sqlite(_) => manifest.data.display().to_string(),
+        store::Location::Postgres(address) => address.to_string(),
+    };
     if !store::exists(&location) {
         return Err(CommandFailure::failed(format!(
             "there is no store in {data}: name the host's data folder with --data"

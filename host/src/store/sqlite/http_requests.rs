@@ -12,6 +12,7 @@ use super::reader::within_sqlite;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, failed, rows};
 use crate::model::{HttpAnswer, HttpRequest, KeptRequest};
+use crate::store::http_requests::{INTERRUPTED, absent};
 use crate::store::{AttemptEnd, InterruptedOf, ListedRequest, PAGE_BYTES_MAX, RequestQuery, RequestQueue, RequestWait};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::sync::Arc;
@@ -21,10 +22,6 @@ const COLUMNS: &str = "number, subscription, attempts, interrupted, body";
 
 /// The time at which a request is due that has an attempt under way or waits behind another one: never.
 const WAITS: i64 = i64::MAX;
-
-/// Why the last attempt at a request failed in the middle of which a host ended.
-const INTERRUPTED: &str =
-    "the host ended in the middle of the attempt, so nobody knows whether the server has handled it";
 
 pub(super) fn due(
     connection: &Connection,
@@ -196,10 +193,6 @@ pub(super) fn select_all() -> String {
 /// Returns a time at which something can be due.
 fn due_time(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(WAITS).min(WAITS - 1)
-}
-
-fn absent(number: u64) -> Error {
-    Error::NotFound(format!("no HTTP request {number} waits: it has ended, it was given up, or it never existed"))
 }
 
 impl Writer {

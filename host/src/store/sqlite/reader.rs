@@ -455,17 +455,7 @@ impl ProgressReader for SqliteReader {
             let (due, waiting) = callbacks::of_flow(&view, subscription, flow)?;
             found.callbacks += due;
             for key in held_keys::of(&view, subscription)? {
-                let waits_for_events = key.next != HeldKey::NO_VERSION;
-                let newest = flow.streams.get(&key.stream).filter(|_| waits_for_events);
-                let has_event = newest.is_some_and(|newest| *newest >= key.next);
-                let has_callback = || waiting.contains(&Some(key.stream.aggregate_id.as_bytes().to_vec()));
-                match key.behind {
-                    Some(_) if has_event || has_callback() => {
-                        found.held_keys.insert((subscription.clone(), key.stream));
-                    }
-                    None if has_event => found.retried_keys += 1,
-                    _ => {}
-                }
+                found.count_key(subscription, key, &waiting, flow);
             }
         }
         Ok(found)

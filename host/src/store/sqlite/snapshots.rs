@@ -9,6 +9,7 @@ use super::reader::SqliteReader;
 use super::stream_index::StreamIndex;
 use super::tail::Tail;
 use crate::model::{StreamId, Version};
+use crate::store::snapshot_limits::{QUEUE_MAX, refuse_large};
 use crate::store::{Error, EventReader as _, Snapshot};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, Sender};
@@ -20,10 +21,6 @@ use std::time::Duration;
 
 /// The format of the file. A file with another format is discarded.
 const FORMAT: u32 = 2;
-/// The most snapshots that may wait for the thread. More are dropped.
-const QUEUE_MAX: usize = 64;
-/// The most bytes of a state that is kept.
-const STATE_BYTES_MAX: usize = 4 << 20;
 
 const SCHEMA: &str = "
     CREATE TABLE snapshots (
@@ -59,13 +56,8 @@ impl Snapshots {
 
     /// Keeps a snapshot. It never waits.
     pub(super) fn keep(&self, snapshot: Snapshot) {
-        if snapshot.state.len() > STATE_BYTES_MAX {
-            return tracing::warn!(
-                "the snapshot of {} has {} bytes, more than {STATE_BYTES_MAX}, and is not kept: make the aggregate's \
-                 state smaller",
-                snapshot.stream,
-                snapshot.state.len()
-            );
+        if refuse_large(&snapshot) {
+            return;
         }
         let mut writing = self.writing.held();
         if matches!(*writing, Writing::NotYet) {

@@ -1,0 +1,208 @@
+//! The store in PostgreSQL: one schema of a database, one writing host at a time.
+//!
+//! The writer drains a bounded queue into one transaction at a time (group commit) and answers after the commit. All that
+//! somebody follows is numbered under the lock of one row, the head, which is held until the commit. So the order of numbers is
+//! the order of commits, and no reader ever skips one. What the writer keeps in memory is a hint that the head row confirms.
+//!
+//! `ARCHITECTURE.md` has the proof, and what this costs.
+
+mod address;
+mod administration;
+mod appends;
+mod callbacks;
+mod connection;
+mod dead_letters;
+mod failures;
+mod held_keys;
+mod hints;
+mod http_requests;
+mod import;
+mod outbox;
+mod owner;
+mod pending;
+mod places;
+mod pool;
+mod progress;
+mod reader;
+mod schema;
+mod snapshots;
+mod statistics;
+mod tls;
+mod writer;
+
+use super::front::{Front, Fronted};
+use super::tail::Tail;
+use super::{
+    Backup, CopyName, Error, EventStore, Inspection, Maintenance, Measures, Newest, Options, Place, Reader, Snapshot,
+    Statistics,
+};
+use crate::supervise;
+use connection::{Connection, Network, uint};
+use pool::Pool;
+use reader::{PostgresReader, Source};
+use schema::Found;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+pub use address::Address;
+pub use import::Importer;
+
+/// The [`EventStore`] in PostgreSQL.
+pub struct PostgresStore {
+    front: Front,
+    writer: supervise::Thread,
+    tail: Arc<Tail>,
+    pool: Arc<Pool>,
+    snapshots: snapshots::Snapshots,
+    identity: Uuid,
+    address: Address,
+}
+
+impl PostgresStore {
+    /// Opens the store of an address, and makes its tables if there are none. Fails if another host owns it, or if it is from a
+    /// newer wasmill.
+    pub fn open(address: &Address, options: Options) -> Result<Self, Error> {
+        let network = Network::start(address)?;
+        let connection = network.connect()?;
+        schema::check_server(&connection)?;
+        schema::check_writable(&connection)?;
+        schema::migrate(&connection, address)?;
+        let identity = schema::identity(&connection)?;
+        let epoch = owner::take(&connection, options.lease_ms)?;
+        let (queue, requests, room) = Front::queue(options.queue_max, options.queue_bytes_max);
+        let tail = Arc::new(Tail::new(options.tail_bytes_max));
+        let writer = writer::Writer::new(network.clone(), connection, epoch, options, tail.clone(), room.clone())?;
+        let front = Front::new(queue, room, writer.watches(), writer.meters.clone());
+        let writer = supervise::vital("store-writer", move || writer.run(requests))
+            .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
+        let snapshots = snapshots::Snapshots::new(network.clone());
+        Ok(Self { front, writer, tail, pool: Pool::new(network), snapshots, identity, address: address.clone() })
+    }
+}
+
+impl Fronted for PostgresStore {
+    fn front(&self) -> &Front {
+        &self.front
+    }
+
+    fn keep(&self, snapshot: Snapshot) {
+        self.snapshots.keep(snapshot);
+    }
+}
+
+impl Maintenance for PostgresStore {
+    fn backup_in(&self, _folder: &Path, _name: &CopyName, _is_over: &dyn Fn() -> bool) -> Result<Backup, Error> {
+        Err(Error::Invalid(no_backup(&self.address)))
+    }
+
+    fn statistics(&self, count: bool) -> Result<Statistics, Error> {
+        self.pool.with(|connection| statistics::of(connection, count))
+    }
+}
+
+/// Returns why wasmill makes no backup of a store in PostgreSQL.
+pub fn no_backup(address: &Address) -> String {
+    format!(
+        "the store is in PostgreSQL at {address}, which has its own tools for backups: use `pg_dump --schema {}`, or \
+         pg_basebackup with the archive of its log",
+        address.schema()
+    )
+}
+
+impl EventStore for PostgresStore {
+    fn identity(&self) -> Uuid {
+        self.identity
+    }
+
+    fn loss(&self) -> watch::Receiver<Option<Error>> {
+        self.front.loss()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.front.trouble()
+    }
+
+    fn reader(&self) -> Result<Box<dyn Reader>, Error> {
+        Ok(Box::new(PostgresReader::new(Source::Pool(self.pool.clone()), self.tail.clone())))
+    }
+
+    fn measures(&self) -> Measures {
+        self.front.measures()
+    }
+
+    fn maintenance(&self) -> Option<&dyn Maintenance> {
+        Some(self)
+    }
+
+    fn close(&self) {
+        self.snapshots.close();
+        self.front.close();
+        self.writer.join();
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Returns whether there is a store. If nobody can tell, there may be one, and opening it says why.
+pub fn exists(address: &Address) -> bool {
+    connect(address).and_then(|connection| schema::find(&connection)).ok() != Some(Found::Nothing)
+}
+
+/// Returns whether a host owns the store now. If nobody can tell, it is not.
+pub fn is_in_use(address: &Address) -> bool {
+    existing(address).and_then(|connection| owner::is_owned(&connection)).unwrap_or(false)
+}
+
+/// Returns the places in a store.
+pub fn places(address: &Address) -> Result<Vec<Place>, Error> {
+    places::of(&existing(address)?)
+}
+
+/// Returns a fact of a store, or `None` if there is no store.
+pub fn fact(address: &Address, name: &str) -> Result<Option<String>, Error> {
+    let connection = connect(address)?;
+    match schema::find(&connection)? {
+        Found::Nothing => Ok(None),
+        _ => reader::fact(&connection, name),
+    }
+}
+
+/// Opens a store for reading what it has at this moment. A host may go on writing to it.
+pub fn inspect(address: &Address) -> Result<Inspection, Error> {
+    let connection = existing(address)?;
+    let identity = schema::identity(&connection)?;
+    connection.batch("reading the store", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+    let sql = "SELECT position, message, dead_letter FROM head";
+    let row = connection.first("reading the newest numbers", sql, &[])?;
+    let newest = row.map_or(Newest::default(), |row| Newest {
+        event: uint(&row, 0),
+        message: uint(&row, 1),
+        dead_letter: uint(&row, 2),
+    });
+    let reader = PostgresReader::new(Source::Moment(Box::new(connection)), Arc::new(Tail::new(0)));
+    Ok(Inspection { identity, reader: Box::new(reader), newest, _lock: Box::new(()) })
+}
+
+fn connect(address: &Address) -> Result<Connection, Error> {
+    let connection = Network::start(address)?.connect()?;
+    schema::check_server(&connection)?;
+    Ok(connection)
+}
+
+/// Connects to a store that must exist, and must have the schema of this wasmill.
+fn existing(address: &Address) -> Result<Connection, Error> {
+    let connection = connect(address)?;
+    match schema::find(&connection)? {
+        Found::Current => Ok(connection),
+        Found::Nothing => Err(Error::Failed(format!("there is no store {address}"))),
+        Found::Older(version) => Err(Error::Failed(format!(
+            "the store {address} has schema version {version}: a host of this wasmill migrates it when it starts"
+        ))),
+    }
+}

@@ -1,0 +1,141 @@
+//! The changes that a person makes in a store, such as discarding a dead letter or archiving a stream.
+//!
+//! Each change is one step in the writer's transaction, which refuses before it writes. None of them changes an event.
+
+use super::hints::StreamHead;
+use super::progress::refuse_nul;
+use super::writer::Writer;
+use crate::model::{Command, DeadLetterContent, LedgerName, Origin, StreamId};
+use crate::store::Error;
+use crate::store::fault::{self, FaultPoint};
+use crate::store::write_request::{AdminRequest, dead_letter_of};
+
+impl Writer {
+    pub(super) fn administer(&mut self, request: AdminRequest) -> Result<(), Error> {
+        match request {
+            AdminRequest::Discard(number) => self.remove_dead_letter(number),
+            AdminRequest::Republish(number) => self.republish(number),
+            AdminRequest::Explain(number, reason) => self.explain_dead_letter(number, &reason),
+            AdminRequest::Archive(stream) => self.archive(&stream),
+            AdminRequest::Restore(stream) => self.restore(&stream),
+            AdminRequest::CarryOver(moves) => self.carry_over(&moves),
+            AdminRequest::Forget(part) => self.forget(&part),
+            AdminRequest::ResetLedger(name, next) => self.reset_ledger(&name, next),
+            AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
+            AdminRequest::CancelTimer(number) => self.cancel_timer(number),
+            AdminRequest::RefuseRequest(number, reason) => self.refuse_request(number, reason),
+            AdminRequest::GiveUpRequest(number, reason) => self.give_up_request(number, reason),
+        }
+    }
+
+    fn republish(&mut self, number: u64) -> Result<(), Error> {
+        let kept = self.find_dead_letter(number)?;
+        // A person has dealt with it, so the count of its chain starts again.
+        match kept.letter.content {
+            DeadLetterContent::Message(_, mut message) => {
+                message.hops = 0;
+                self.add_messages(&[message])?;
+            }
+            DeadLetterContent::Http(mut request) => {
+                request.request.hops = 0;
+                // The subscription may have another name by now.
+                request.subscription = kept.letter.consumer.into();
+                self.add_request(&request)?;
+            }
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "dead letter {number} is neither a message nor an HTTP request: it can't be sent from the store"
+                )));
+            }
+        }
+        self.remove_dead_letter(number)
+    }
+
+    pub(super) fn archive(&mut self, stream: &StreamId) -> Result<(), Error> {
+        let head = self.existing(stream)?;
+        let sql = "INSERT INTO archived_streams (aggregate_type, aggregate_id, time_ms)
+                   SELECT id, $2, $3 FROM aggregate_types WHERE name = $1 ON CONFLICT DO NOTHING";
+        let now_ms = self.options.clock.now_ms().cast_signed();
+        let (aggregate_type, id) = (&*stream.aggregate_type, stream.aggregate_id.as_bytes());
+        self.execute("archiving a stream", sql, &[&aggregate_type, &id, &now_ms])?;
+        fault::at(FaultPoint::StreamArchived);
+        self.hints.heads.put(stream.clone(), StreamHead { archived: true, ..head });
+        Ok(())
+    }
+
+    fn restore(&mut self, stream: &StreamId) -> Result<(), Error> {
+        let head = self.existing(stream)?;
+        let sql = "DELETE FROM archived_streams WHERE aggregate_id = $2
+                   AND aggregate_type = (SELECT id FROM aggregate_types WHERE name = $1)";
+        let (aggregate_type, id) = (&*stream.aggregate_type, stream.aggregate_id.as_bytes());
+        self.execute("restoring an archived stream", sql, &[&aggregate_type, &id])?;
+        fault::at(FaultPoint::StreamRestored);
+        self.hints.heads.put(stream.clone(), StreamHead { archived: false, ..head });
+        Ok(())
+    }
+
+    pub(super) fn set_fact(&mut self, name: &str, value: Option<&str>) -> Result<(), Error> {
+        const DOING: &str = "keeping a fact";
+        refuse_nul(name)?;
+        match value {
+            Some(value) => {
+                let sql = "INSERT INTO facts (name, value) VALUES ($1, $2)
+                           ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+                self.execute(DOING, sql, &[&name, &value.as_bytes()])?;
+            }
+            None => _ = self.execute(DOING, "DELETE FROM facts WHERE name = $1", &[&name])?,
+        }
+        fault::at(FaultPoint::FactKept);
+        Ok(())
+    }
+
+    /// Finds a stream that has events, archived or not.
+    fn existing(&mut self, stream: &StreamId) -> Result<StreamHead, Error> {
+        refuse_nul(&stream.aggregate_type)?;
+        match self.head_of(stream)? {
+            StreamHead { version: 0, .. } => {
+                Err(Error::NotFound(format!("there is no stream {stream}: it has no events")))
+            }
+            head => Ok(head),
+        }
+    }
+
+    /// Returns whether the item of an origin is settled. The retry of a dead letter is settled if the dead letter is
+    /// gone.
+    pub(super) fn is_settled(&mut self, origin: &Origin) -> Result<bool, Error> {
+        match replayed(origin) {
+            Some(number) => self.has_dead_letter(number).map(|there| !there),
+            None => Ok(self.ledger(&origin.ledger)?.value.has(origin.last)),
+        }
+    }
+
+    /// Settles the item of an origin. If it retried a dead letter, the dead letter is removed.
+    pub(super) fn settle(&mut self, origin: &Origin) -> Result<(), Error> {
+        match replayed(origin) {
+            Some(number) => self.remove_dead_letter(number),
+            None => {
+                self.ledger(&origin.ledger)?.change().settle(origin.first, origin.last);
+                Ok(())
+            }
+        }
+    }
+
+    /// Dead-letters and settles a command with an origin that can't be handled. If it retried a dead letter, that
+    /// dead letter stays and gets the new reason.
+    pub(super) fn dead_letter_command(&mut self, command: &Command, reason: &str) -> Result<(), Error> {
+        let Some(origin) = &command.origin else { return Ok(()) };
+        let letter = dead_letter_of(command, reason);
+        match replayed(origin) {
+            Some(number) => self.explain_dead_letter(number, &letter.reason),
+            None => {
+                self.dead_letter(&letter, None)?;
+                self.settle(origin)
+            }
+        }
+    }
+}
+
+/// Returns the dead letter that the command of an origin retries, if it retries one.
+fn replayed(origin: &Origin) -> Option<u64> {
+    LedgerName::is_of_dead_letters(&origin.ledger).then_some(origin.last)
+}

@@ -1,0 +1,347 @@
+//! Appends: deduplication, the expected version, positions and rows.
+
+use super::hints::{KnownOutcome, StreamHead};
+use super::writer::{WriteBatch, Writer};
+use crate::model::{
+    Command, Ending, ExpectedVersion, NewEvent, Origin, Outcome, OutcomeUse, Position, QuickMap, Remembered, StreamId,
+    Undecided, Version,
+};
+use crate::store::age::Moment;
+use crate::store::fault::{self, FaultPoint};
+use crate::store::write_request::{recorded, refuse_unexpected};
+use crate::store::{Append, Appended, Decision, Error, SagaAppend, check_sizes, encoding};
+use std::sync::Arc;
+
+/// The number of stored outcomes after which old ones are deleted.
+pub(super) const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
+
+impl Writer {
+    /// Records the decision on a command. All checks that can refuse it come before the first write.
+    pub(super) fn append(
+        &mut self,
+        batch: &mut WriteBatch,
+        append: Append,
+        fingerprint: Option<[u8; 16]>,
+    ) -> Result<Appended, Error> {
+        let Append { command, expected, decision, chain: _ } = append;
+        if let Some(origin) = &command.origin
+            && self.is_settled(origin)?
+        {
+            return Err(Error::Duplicate { id: command.id.clone(), outcome: None });
+        }
+        if let Some(fingerprint) = fingerprint {
+            self.refuse_repetition(&command, fingerprint)?;
+        }
+        if !matches!(decision, Decision::Events(_)) && expected != ExpectedVersion::Any {
+            let head = self.head_of(&command.stream)?;
+            refuse_unexpected(&command, expected, head.version)?;
+        }
+        let (appended, outcome) = match decision {
+            Decision::Events(events) => {
+                let head = self.head_of(&command.stream)?;
+                if head.archived {
+                    return Err(Error::Archived { stream: command.stream.clone() });
+                }
+                let actual = refuse_unexpected(&command, expected, head.version)?;
+                self.check(&command, &events)?;
+                batch.tally(&command)[0] += 1;
+                let count = events.len() as u32;
+                let appended = self.insert(batch, &command, actual, events)?;
+                fault::at(FaultPoint::EventsInserted);
+                let outcome =
+                    Outcome::Accepted { version: appended.version, position: appended.position, events: count };
+                (appended, outcome)
+            }
+            Decision::Rejected(reason) => (self.nothing(), Outcome::Rejected { reason }),
+            Decision::Malformed(reason) => (self.nothing(), Outcome::Malformed { reason }),
+            Decision::Undecided(undecided) => return self.end_undecided(batch, &command, undecided),
+        };
+        // There may be no room for its dead letter, and then nothing may be counted.
+        self.end(&command, &outcome)?;
+        match outcome {
+            Outcome::Rejected { .. } => batch.tally(&command)[1] += 1,
+            Outcome::Malformed { .. } => batch.tally(&command)[2] += 1,
+            _ => {}
+        }
+        if let Some(fingerprint) = fingerprint {
+            self.remember(&command, fingerprint, &outcome)?;
+            fault::at(FaultPoint::OutcomeRemembered);
+        }
+        Ok(appended)
+    }
+
+    /// Refuses an append that was decided on events which were not recorded.
+    pub(super) fn refuse_broken(&mut self, append: &Append) -> Result<Appended, Error> {
+        let actual = Version(self.head_of(&append.command.stream)?.version);
+        Err(Error::Conflict { stream: append.command.stream.clone(), actual, expected: append.expected })
+    }
+
+    /// Settles a command with an origin, in the way that its outcome is to be used.
+    fn end(&mut self, command: &Command, outcome: &Outcome) -> Result<(), Error> {
+        let Some(origin) = &command.origin else { return Ok(()) };
+        let (ending, dead_letter) = match outcome {
+            Outcome::Rejected { reason } => {
+                let is_dead_lettered = command.outcome_use == OutcomeUse::DeadLettered;
+                let dead_letter = is_dead_lettered.then(|| format!("rejected: {reason}"));
+                (Ending::Rejected(reason.clone()), dead_letter)
+            }
+            Outcome::Malformed { reason } => (Ending::Malformed(reason.clone()), Some(reason.clone())),
+            Outcome::Accepted { version, position, .. } => {
+                (Ending::Accepted { version: *version, position: *position }, None)
+            }
+            _ => return self.settle(origin),
+        };
+        self.report_or_dead_letter(command, origin, ending, dead_letter)
+    }
+
+    fn end_undecided(
+        &mut self,
+        batch: &mut WriteBatch,
+        command: &Command,
+        undecided: Undecided,
+    ) -> Result<Appended, Error> {
+        // The names of commands that nobody serves may be anything, so they are not counted by name.
+        let is_counted = !matches!(undecided, Undecided::Unserved(_));
+        if let Some(origin) = &command.origin {
+            let reason = undecided.to_string();
+            self.report_or_dead_letter(command, origin, Ending::Undecided(undecided), Some(reason))?;
+        }
+        if is_counted {
+            batch.tally(command)[2] += 1;
+        }
+        Ok(self.nothing())
+    }
+
+    fn report_or_dead_letter(
+        &mut self,
+        command: &Command,
+        origin: &Origin,
+        ending: Ending,
+        dead_letter: Option<String>,
+    ) -> Result<(), Error> {
+        match dead_letter {
+            _ if self.report(command, ending)? => self.settle(origin),
+            None => self.settle(origin),
+            Some(reason) => self.dead_letter_command(command, &reason),
+        }
+    }
+
+    /// Fails if the events of sagas can't be recorded as a step wants it. It writes nothing.
+    pub(super) fn check_sagas(&mut self, sagas: &[SagaAppend]) -> Result<(), Error> {
+        let mut planned: QuickMap<StreamId, StreamHead> = QuickMap::default();
+        for SagaAppend { input, expected, events, ends } in sagas {
+            let head = self.head_of(&input.stream)?;
+            let head = planned.entry(input.stream.clone()).or_insert(head);
+            if head.archived {
+                return Err(Error::Archived { stream: input.stream.clone() });
+            }
+            refuse_unexpected(input, ExpectedVersion::Exact(*expected), head.version)?;
+            self.check(input, events)?;
+            *head = StreamHead { version: head.version + events.len() as u64, archived: *ends };
+        }
+        Ok(())
+    }
+
+    /// Records the events of sagas, which were checked.
+    pub(super) fn append_sagas(
+        &mut self,
+        batch: &mut WriteBatch,
+        subscription: &str,
+        sagas: Vec<SagaAppend>,
+    ) -> Result<(), Error> {
+        for SagaAppend { input, expected, events, ends } in sagas {
+            self.insert(batch, &input, expected, events)?;
+            fault::at(FaultPoint::SagaMoved);
+            if ends {
+                self.archive(&input.stream)?;
+                self.cancel_timers_of(subscription, &input.stream.aggregate_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn nothing(&self) -> Appended {
+        Appended { version: Version(0), position: self.newest() }
+    }
+
+    fn insert(
+        &mut self,
+        batch: &mut WriteBatch,
+        command: &Command,
+        actual: Version,
+        events: Vec<NewEvent>,
+    ) -> Result<Appended, Error> {
+        let mut version = actual.0;
+        if events.is_empty() {
+            return Ok(Appended { version: actual, position: self.newest() });
+        }
+        let headers = encoding::encode_headers(&command.headers, command.hops, command.first_ms)?;
+        let aggregate_type = self.aggregate_type(&command.stream.aggregate_type)?;
+        for event in events {
+            let event_type = self.event_type(aggregate_type, &event.name)?;
+            version += 1;
+            self.head.position += 1;
+            let position = self.head.position;
+            let id = self.ids.next();
+            let rows = &mut self.pending.events;
+            rows.position.push(position.cast_signed());
+            rows.event_type.push(event_type);
+            rows.aggregate_type.push(aggregate_type);
+            rows.aggregate_id.push(command.stream.aggregate_id.as_bytes().to_vec());
+            rows.version.push(version.cast_signed());
+            rows.id.push(id.as_bytes().to_vec());
+            rows.time_ms.push(command.time_ms.cast_signed());
+            rows.correlation_id.push(command.correlation_id.as_bytes().to_vec());
+            rows.causation_id.push(command.id.as_bytes().to_vec());
+            rows.headers.push(headers.clone());
+            rows.payload.push(event.payload.clone());
+            fault::at(FaultPoint::EventInserted);
+            let name = event.name.into();
+            batch.recorded.push((event_type.into(), recorded(command, position, version, id, name, event.payload)));
+        }
+        self.hints.heads.put(command.stream.clone(), StreamHead { version, archived: false });
+        Ok(Appended { version: Version(version), position: Position(self.head.position) })
+    }
+
+    /// Fails if events can't be recorded, because of their sizes or names. The names of one request must not make the
+    /// statement of all others fail.
+    fn check(&self, command: &Command, events: &[NewEvent]) -> Result<(), Error> {
+        check_sizes(command, events, self.options.event_bytes_max).map_err(Error::Invalid)?;
+        let names = events.iter().map(|event| &*event.name);
+        match names.chain([&*command.stream.aggregate_type]).find(|name| name.contains('\0')) {
+            None => Ok(()),
+            Some(name) => Err(Error::Invalid(format!("the name {name:?} has a NUL, which PostgreSQL can't store"))),
+        }
+    }
+
+    /// Returns the number of an aggregate type, and assigns one if the type is new.
+    fn aggregate_type(&mut self, name: &Arc<str>) -> Result<i32, Error> {
+        if let Some(&number) = self.hints.aggregate_types.get(name) {
+            return Ok(number);
+        }
+        const DOING: &str = "naming an aggregate type";
+        let found = self.first(DOING, "SELECT id FROM aggregate_types WHERE name = $1", &[&&**name])?;
+        let insert = "INSERT INTO aggregate_types (name) VALUES ($1) RETURNING id";
+        let row = match found {
+            Some(row) => Some(row),
+            None => self.first(DOING, insert, &[&&**name])?,
+        };
+        let number = row.map_or(0, |row| row.get(0));
+        self.hints.aggregate_types.insert(name.clone(), number);
+        Ok(number)
+    }
+
+    /// Returns the number of an event type, and assigns one if the type is new.
+    fn event_type(&mut self, aggregate_type: i32, name: &str) -> Result<i32, Error> {
+        if let Some(&number) = self.hints.event_types.get(&aggregate_type).and_then(|names| names.get(name)) {
+            return Ok(number);
+        }
+        const DOING: &str = "naming an event type";
+        let select = "SELECT id FROM event_types WHERE aggregate_type = $1 AND name = $2";
+        let found = self.first(DOING, select, &[&aggregate_type, &name])?;
+        let insert = "INSERT INTO event_types (aggregate_type, name) VALUES ($1, $2) RETURNING id";
+        let row = match found {
+            Some(row) => Some(row),
+            None => self.first(DOING, insert, &[&aggregate_type, &name])?,
+        };
+        let number = row.map_or(0, |row| row.get(0));
+        self.hints.event_types.entry(aggregate_type).or_default().insert(name.into(), number);
+        Ok(number)
+    }
+
+    /// Returns the head of a stream, in this transaction.
+    pub(super) fn head_of(&mut self, stream: &StreamId) -> Result<StreamHead, Error> {
+        if let Some(&head) = self.hints.heads.get(stream) {
+            return Ok(head);
+        }
+        let sql = "SELECT coalesce((SELECT e.version FROM events e
+                       WHERE e.aggregate_type = t.id AND e.aggregate_id = $2 ORDER BY e.version DESC LIMIT 1), 0),
+                   EXISTS (SELECT 1 FROM archived_streams a WHERE a.aggregate_type = t.id AND a.aggregate_id = $2)
+                   FROM (SELECT $1::text AS name) n LEFT JOIN aggregate_types t ON t.name = n.name";
+        let doing = "reading the version of a stream";
+        let row = self.first(doing, sql, &[&&*stream.aggregate_type, &stream.aggregate_id.as_bytes()])?;
+        let head = row.map_or(StreamHead { version: 0, archived: false }, |row| StreamHead {
+            version: row.get::<_, i64>(0).cast_unsigned(),
+            archived: row.get(1),
+        });
+        self.hints.heads.put(stream.clone(), head);
+        Ok(head)
+    }
+
+    /// Fails if the command's id was used before: with the stored outcome if it is the same command, and with another
+    /// error if it is not.
+    fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
+        let since = self.remembered_since();
+        let known = match self.hints.outcomes.get(&command.id) {
+            Some(known) => known.clone(),
+            None => {
+                let sql = "SELECT fingerprint, outcome, time_ms, running_ms FROM outcomes WHERE id = $1";
+                let row = self.first("looking for an earlier outcome", sql, &[&command.id.as_bytes()])?;
+                let known = row.map(|row| KnownOutcome {
+                    fingerprint: row.get(0),
+                    outcome: row.get(1),
+                    time_ms: row.get::<_, i64>(2).cast_unsigned(),
+                    running_ms: row.get::<_, i64>(3).cast_unsigned(),
+                });
+                self.hints.outcomes.insert(command.id.clone(), known.clone());
+                known
+            }
+        };
+        let is_current = |known: &KnownOutcome| known.time_ms >= since.wall_ms || known.running_ms >= since.running_ms;
+        let Some(known) = known.filter(is_current) else { return Ok(()) };
+        let id: Arc<str> = command.id.clone();
+        // This error must not affect the other requests of the transaction.
+        let outcome: Outcome = serde_json::from_slice(&known.outcome).map_err(|error| {
+            Error::NotFound(format!(
+                "command {id} was recorded before, and the outcome that was stored does not decode ({error}): look for its events"
+            ))
+        })?;
+        if !self.is_remembered(&outcome) {
+            return Ok(());
+        }
+        if known.fingerprint != fingerprint {
+            return Err(Error::IdReused { id });
+        }
+        let outcome = Some(Remembered { outcome: Box::new(outcome), remembered_from_ms: known.time_ms });
+        Err(Error::Duplicate { id, outcome })
+    }
+
+    /// Returns whether an outcome is remembered, according to the manifest.
+    fn is_remembered(&self, outcome: &Outcome) -> bool {
+        self.options.remember_refusals || matches!(outcome, Outcome::Accepted { .. })
+    }
+
+    fn remember(&mut self, command: &Command, fingerprint: [u8; 16], outcome: &Outcome) -> Result<(), Error> {
+        if !self.is_remembered(outcome) {
+            return Ok(());
+        }
+        let Moment { wall_ms, running_ms } = self.age.now();
+        let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
+        if matches!(self.hints.outcomes.get(&command.id), Some(Some(_))) {
+            // One statement can't replace a row that it has inserted itself.
+            self.flush()?;
+        }
+        let known =
+            KnownOutcome { fingerprint: fingerprint.to_vec(), outcome: outcome.clone(), time_ms: wall_ms, running_ms };
+        self.hints.outcomes.insert(command.id.clone(), Some(known));
+        self.pending.add_outcome(&command.id, fingerprint, outcome, wall_ms, running_ms);
+        self.outcomes_stored += 1;
+        if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
+            self.outcomes_stored = 0;
+            let since = self.remembered_since();
+            // Only the oldest are checked, so that the cost does not grow with the number of outcomes.
+            let sql = "DELETE FROM outcomes WHERE id IN (SELECT id FROM
+                       (SELECT id, time_ms, running_ms FROM outcomes ORDER BY running_ms LIMIT $3) AS oldest
+                       WHERE time_ms < $1 AND running_ms < $2)";
+            let (wall_ms, running_ms) = (since.wall_ms.cast_signed(), since.running_ms.cast_signed());
+            let count = i64::from(2 * OUTCOMES_PER_CLEAN_UP);
+            self.execute("forgetting old outcomes", sql, &[&wall_ms, &running_ms, &count])?;
+        }
+        Ok(())
+    }
+
+    /// Returns the moment before which outcomes no longer count, even if they are not deleted yet.
+    fn remembered_since(&self) -> Moment {
+        self.age.now().before(self.options.outcomes_window_ms)
+    }
+}
