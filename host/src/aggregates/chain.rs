@@ -174,3 +174,64 @@ impl<I> Decisions<I> {
         SettledDecisions { stream, instance, recorded, failed, undone }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ExpectedVersion, Position};
+
+    fn decisions(count: usize) -> Decisions<()> {
+        let mut decisions = Decisions::new(StreamId::new("order", "1"), Some(()), Version(3));
+        for number in 0..count {
+            let added = decisions.add(PendingCommand::example(&number.to_string()), SenderAnswer::Accepted(1));
+            assert_eq!(added, number as u64);
+        }
+        assert_eq!(decisions.open().map(|(_, version)| version), Some(Version(3 + count as u64)));
+        decisions
+    }
+
+    fn durable(version: u64) -> Result<Appended, store::Error> {
+        Ok(Appended { version: Version(version), position: Position(version) })
+    }
+
+    fn conflict() -> Result<Appended, store::Error> {
+        let (stream, expected) = (StreamId::new("order", "1"), ExpectedVersion::Any);
+        Err(store::Error::Conflict { stream, actual: Version(9), expected })
+    }
+
+    fn settled(decisions: &mut Decisions<()>) -> Vec<String> {
+        std::iter::from_fn(|| decisions.settle()).map(|(command, _)| command.command.name.to_string()).collect()
+    }
+
+    #[test]
+    fn results_in_any_order_settle_in_the_order_of_the_decisions() {
+        let mut decisions = decisions(4);
+        decisions.take_result(3, conflict());
+        assert!(decisions.open().is_none(), "nothing more is decided on it");
+        decisions.take_result(1, durable(5));
+        assert!(settled(&mut decisions).is_empty() && !decisions.are_settled());
+        decisions.take_result(0, durable(4));
+        assert_eq!(settled(&mut decisions), ["0", "1"]);
+        decisions.take_result(2, durable(6));
+        assert_eq!(settled(&mut decisions), ["2"]);
+        assert!(decisions.are_settled());
+        let SettledDecisions { recorded, failed, undone, .. } = decisions.end();
+        assert_eq!(recorded, Some(Version(6)));
+        assert_eq!(&*failed.expect("the last one").command.command.name, "3");
+        assert!(undone.is_empty());
+    }
+
+    #[test]
+    fn what_was_decided_after_a_failed_one_is_undone() {
+        let mut decisions = decisions(4);
+        for number in [3, 2, 1] {
+            decisions.take_result(number, conflict());
+        }
+        decisions.take_result(0, durable(4));
+        assert_eq!(settled(&mut decisions), ["0"]);
+        let SettledDecisions { recorded, failed, undone, .. } = decisions.end();
+        assert_eq!(recorded, Some(Version(4)));
+        assert_eq!(&*failed.expect("one failed").command.command.name, "1");
+        assert_eq!(undone.iter().map(|command| &*command.command.name).collect::<Vec<_>>(), ["2", "3"]);
+    }
+}

@@ -307,6 +307,8 @@ impl<H: Handlers> Instances<H> {
                 Err(HandleError::History(_) | HandleError::Store(_)) => return self.discard(instance),
             }
         }
+        // Others may have written to the stream since.
+        let version = version.max(instance.version);
         if self.is_snapshot_between(before, version) && !self.keep_snapshot(stream, &instance.live, version) {
             return;
         }

@@ -53,39 +53,15 @@ impl Receivers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ack::Ack;
-    use crate::aggregates::pending_command::Gauges;
-    use crate::model::{Command, StreamId};
-    use std::sync::Arc;
-
-    fn order(name: &str) -> PendingCommand {
-        let command = Command {
-            stream: StreamId::new("order", "1"),
-            name: name.into(),
-            payload: Vec::new(),
-            id: "".into(),
-            time_ms: 0,
-            correlation_id: "".into(),
-            causation_id: "".into(),
-            headers: Vec::new(),
-            origin: None,
-            durable_id: false,
-            outcome_use: Default::default(),
-            first_ms: None,
-            hops: 0,
-            expected: None,
-        };
-        PendingCommand::new(Arc::new(command), Ack::new(|_| {}), &Arc::new(Gauges::default()))
-    }
 
     #[test]
     fn follow_ups_go_first_and_arrivals_get_their_turn() {
         let (senders, mut receivers) = queues(100);
         for _ in 0..40 {
-            senders.follow_ups.send(order("f")).unwrap();
+            senders.follow_ups.send(PendingCommand::example("f")).unwrap();
         }
         for _ in 0..2 {
-            senders.arrivals.send(order("a")).unwrap();
+            senders.arrivals.send(PendingCommand::example("a")).unwrap();
         }
         drop(senders);
         let taken: String =
@@ -98,8 +74,8 @@ mod tests {
     fn nothing_is_lost_when_the_senders_go() {
         let (senders, mut receivers) = queues(100);
         assert!(matches!(receivers.next(), Err(TryRecvError::Empty)));
-        senders.follow_ups.send(order("f")).unwrap();
-        senders.arrivals.send(order("a")).unwrap();
+        senders.follow_ups.send(PendingCommand::example("f")).unwrap();
+        senders.arrivals.send(PendingCommand::example("a")).unwrap();
         drop(senders);
         assert!(receivers.next().is_ok() && receivers.next().is_ok());
         assert!(matches!(receivers.next(), Err(TryRecvError::Disconnected)));

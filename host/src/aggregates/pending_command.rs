@@ -69,6 +69,30 @@ impl PendingCommand {
     }
 }
 
+#[cfg(test)]
+impl PendingCommand {
+    /// Makes a command with this name, whose outcome nobody waits for.
+    pub(super) fn example(name: &str) -> Self {
+        let command = Command {
+            stream: crate::model::StreamId::new("order", "1"),
+            name: name.into(),
+            payload: Vec::new(),
+            id: "".into(),
+            time_ms: 0,
+            correlation_id: "".into(),
+            causation_id: "".into(),
+            headers: Vec::new(),
+            origin: None,
+            durable_id: false,
+            outcome_use: Default::default(),
+            first_ms: None,
+            hops: 0,
+            expected: None,
+        };
+        Self::new(Arc::new(command), Ack::new(|_| {}), &Arc::new(Gauges::default()))
+    }
+}
+
 impl Drop for PendingCommand {
     fn drop(&mut self) {
         if self.ack.is_none() {

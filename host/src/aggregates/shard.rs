@@ -43,6 +43,9 @@ const LOOK_FOR_CODE: Duration = Duration::from_millis(250);
 /// How long a sender should wait if too many commands wait for one aggregate.
 const BUSY_RETRY_AFTER_MS: u64 = 50;
 
+/// The number of commands to one aggregate that are decided ahead before other aggregates get their turn.
+const AHEAD_AT_ONCE: usize = 32;
+
 /// The divisor of `in_flight_max`: senders' commands to one aggregate may take up this fraction of it.
 const SHARE_OF_ONE: usize = 4;
 
@@ -279,10 +282,11 @@ impl<H: Handlers> Shard<H> {
     /// Decides the commands that wait for an aggregate, although its last decisions are not durable yet. Whatever is neither
     /// accepted nor rejected waits until they are, and is then decided alone.
     fn decide_ahead(&mut self, aggregate: &Arc<str>) {
-        while let Some(Busy { with: BusyWith::Appends(decisions), waiting }) = self.busy.get_mut(aggregate)
-            && let Some((instance, version)) = decisions.open()
-            && let Some(order) = waiting.front()
-        {
+        for _ in 0..AHEAD_AT_ONCE {
+            let Some(Busy { with: BusyWith::Appends(decisions), waiting }) = self.busy.get_mut(aggregate) else {
+                return;
+            };
+            let (Some((instance, version)), Some(order)) = (decisions.open(), waiting.front()) else { return };
             let command = &order.command;
             let may_decide = self.instances.may_decide_ahead(instance, version)
                 && command.expected.is_none_or(|expected| expected.allows(version))

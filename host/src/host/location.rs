@@ -29,12 +29,12 @@ mod tests {
     fn a_manifest_names_its_database_or_where_its_url_is() {
         assert!(matches!(location(""), Ok(Location::Sqlite(_))));
         let found = location("[store]\nurl = \"postgres://shop:hush@db.example/orders\"");
-        assert_eq!(found.unwrap().to_string(), "postgres://shop@db.example/orders");
+        assert_eq!(found.unwrap().to_string(), "postgres://shop@db.example:5432/orders");
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("url");
         std::fs::write(&file, "postgres://shop:hush@db.example/orders\n").unwrap();
         let found = location(&format!("[store]\nurl = {{ file = {:?} }}", file.display().to_string()));
-        assert_eq!(found.unwrap().to_string(), "postgres://shop@db.example/orders");
+        assert_eq!(found.unwrap().to_string(), "postgres://shop@db.example:5432/orders");
     }
 
     #[test]

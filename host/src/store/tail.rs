@@ -58,6 +58,11 @@ impl Tail {
         let batch = Arc::new(TailBatch { events, bytes });
         let mut left = Vec::new();
         let mut held = self.held.held_alone();
+        // Readers rely on it that nothing is missing between two transactions.
+        if held.batches.back().is_some_and(|newest| newest.last() + 1 != batch.first()) {
+            held.bytes = 0;
+            left.extend(held.batches.drain(..));
+        }
         held.bytes += bytes;
         held.batches.push_back(batch);
         while held.bytes > self.bytes_max {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use wasmill::model::ExpectedVersion::Any;
+use wasmill::model::{Command, NewEvent, StreamId, Undecided};
 use wasmill::store::postgres::PostgresStore;
 use wasmill::store::sqlite::{FaultPoint, KILL_AT};
 use wasmill::store::*;
@@ -28,6 +29,45 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// What is refused takes no room in the queue, so the store works when the database is there again.
+#[test]
+fn refusals_while_the_database_is_away_leave_the_queue_as_it_was() {
+    let Some(server) = Postgres::shared() else { return };
+    let direct = server.database();
+    let proxy = Cut::before(server.server().address());
+    let url = direct.replace(&server.server().address().to_string(), &proxy.address().to_string());
+    let options = Options { lease_ms: 60_000, queue_bytes_max: 4_096, ..Options::default() };
+    let store = PostgresStore::open(&address(&url), options).expect("open the store");
+    record(&store, &order(1), 1);
+    let large = || {
+        let event = NewEvent { name: "Happened".into(), payload: vec![b' '; 1_024] };
+        append(&store, command(&order(1), "large"), Any, Decision::Events(vec![event]))
+    };
+    proxy.apart(|| {
+        until("the store says why", || large().is_err() && store.trouble().is_some());
+        (0..20).for_each(|_| assert!(large().is_err()));
+    });
+    until("the store can be written again", || store.trouble().is_none());
+    large().expect("there is room");
+    store.close();
+}
+
+/// A guest may send a command to a type of any name, which nobody serves.
+#[test]
+fn a_name_that_the_database_can_not_store_harms_no_other_request() {
+    let Some(server) = Postgres::shared() else { return };
+    let store = open(&server.database());
+    let odd = || Command { stream: StreamId::new("a\0b", "1"), ..command(&order(1), "odd") };
+    let unserved = Decision::Undecided(Undecided::Unserved("nobody serves it".into()));
+    let (asked, other) =
+        (ask_append(&store, odd(), Any, unserved), ask_append(&store, command(&order(1), "c"), Any, happened(1)));
+    asked.answer().expect("it is settled");
+    other.answer().expect("it is recorded");
+    let refused = append(&store, odd(), Any, happened(1));
+    assert!(matches!(&refused, Err(Error::Invalid(reason)) if reason.contains("NUL")), "{refused:?}");
+    store.close();
 }
 
 /// Several senders append for as long as `meanwhile` runs. What was accepted must be there once, and what was refused must not

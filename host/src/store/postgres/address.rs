@@ -69,7 +69,7 @@ impl FromStr for Address {
             return Err("must begin with postgres://, as in postgres://user@host:5432/database".to_owned());
         }
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
-        let (mut mode, mut roots, mut schema, mut rest) = (None, None, SCHEMA.to_owned(), Vec::new());
+        let (mut mode, mut roots, mut schema, mut rest) = (None, Roots::Default, SCHEMA.to_owned(), Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let decoded = || {
@@ -78,7 +78,12 @@ impl FromStr for Address {
             };
             match key {
                 "sslmode" => mode = Some(decoded()?),
-                "sslrootcert" => roots = Some(decoded()?).filter(|roots| roots != "system").map(PathBuf::from),
+                "sslrootcert" => {
+                    roots = match decoded()? {
+                        system if system == "system" => Roots::System,
+                        file => Roots::File(file.into()),
+                    }
+                }
                 "schema" => schema = checked_schema(decoded()?)?,
                 _ => rest.push(pair),
             }
@@ -100,28 +105,50 @@ impl FromStr for Address {
 
 /// Applies `sslmode`. Without one, connections over a network are encrypted and the server is checked, and connections within
 /// the machine are plain.
-fn encrypted(config: &mut Config, mode: Option<&str>, roots: Option<PathBuf>) -> Result<Encryption, String> {
+fn encrypted(config: &mut Config, mode: Option<&str>, roots: Roots) -> Result<Encryption, String> {
     let is_local = config.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => matches!(&**name, "localhost" | "127.0.0.1" | "::1" | "[::1]"),
         Host::Unix(_) => true,
-    });
-    let (ssl, checked) = match mode {
-        None if is_local && roots.is_none() => (SslMode::Disable, Checked::Nothing),
-        None | Some("verify-full") => (SslMode::Require, Checked::RootAndName),
-        Some("verify-ca") => (SslMode::Require, Checked::Root),
+    }) && config.get_hostaddrs().iter().all(std::net::IpAddr::is_loopback);
+    let (ssl, checked) = match (mode, &roots) {
+        (None, Roots::Default) if is_local => (SslMode::Disable, Checked::Nothing),
+        (None | Some("verify-full"), _) => (SslMode::Require, Checked::RootAndName),
+        (Some("verify-ca"), Roots::File(_)) => (SslMode::Require, Checked::Root),
+        // Everybody can get a certificate from an authority of the system, so the name must be checked too.
+        (Some("verify-ca"), _) => {
+            return Err("has sslmode=verify-ca without a file in sslrootcert: add it, or use verify-full".to_owned());
+        }
+        (Some("require"), Roots::System) => (SslMode::Require, Checked::RootAndName),
         // As libpq does it: a root certificate is there to be checked.
-        Some("require") if roots.is_some() => (SslMode::Require, Checked::Root),
-        Some("require") => (SslMode::Require, Checked::Nothing),
-        Some("prefer" | "allow") => (SslMode::Prefer, Checked::Nothing),
-        Some("disable") => (SslMode::Disable, Checked::Nothing),
-        Some(_) => {
+        (Some("require"), Roots::File(_)) => (SslMode::Require, Checked::Root),
+        (Some("require"), Roots::Default) => (SslMode::Require, Checked::Nothing),
+        (Some("prefer" | "allow" | "disable"), Roots::System) => {
+            return Err("has sslrootcert=system with an sslmode that checks nothing: use verify-full".to_owned());
+        }
+        (Some("prefer" | "allow"), _) => (SslMode::Prefer, Checked::Nothing),
+        (Some("disable"), _) => (SslMode::Disable, Checked::Nothing),
+        (Some(_), _) => {
             return Err(
                 "has an unknown sslmode: it must be disable, prefer, require, verify-ca or verify-full".to_owned()
             );
         }
     };
     config.ssl_mode(ssl);
+    let roots = match roots {
+        Roots::File(file) => Some(file),
+        Roots::Default | Roots::System => None,
+    };
     Ok(Encryption { checked, roots })
+}
+
+/// The root certificates that a URL names.
+enum Roots {
+    /// None are named.
+    Default,
+    /// Those of the machine.
+    System,
+    /// Those of a file.
+    File(PathBuf),
 }
 
 fn checked_schema(name: String) -> Result<String, String> {
@@ -195,7 +222,7 @@ mod tests {
         for url in [
             "postgres://shop:hush@db.example:5433/orders",
             "postgresql://shop:hu%2Fsh@db.example:5433/orders?sslmode=disable",
-            "postgres://shop@db.example:5433/orders?password=hush&sslmode=verify-ca",
+            "postgres://shop@db.example:5433/orders?password=hush&sslmode=verify-full",
         ] {
             let shown = [address(url).to_string(), format!("{:?}", address(url))];
             for text in shown {
@@ -226,7 +253,10 @@ mod tests {
             ("postgres:///d?host=/run/postgresql&user=u", (SslMode::Disable, Checked::Nothing)),
             ("postgres://u@db.example/d?sslmode=require", (SslMode::Require, Checked::Nothing)),
             ("postgres://u@db.example/d?sslmode=require&sslrootcert=%2Fca.pem", (SslMode::Require, Checked::Root)),
-            ("postgres://u@db.example/d?sslmode=verify-ca", (SslMode::Require, Checked::Root)),
+            ("postgres://u@db.example/d?sslmode=require&sslrootcert=system", (SslMode::Require, Checked::RootAndName)),
+            ("postgres://u@db.example/d?sslmode=verify-ca&sslrootcert=%2Fca.pem", (SslMode::Require, Checked::Root)),
+            ("postgres://u@localhost/d?hostaddr=10.0.0.5", (SslMode::Require, Checked::RootAndName)),
+            ("postgres://u@localhost/d?hostaddr=127.0.0.1", (SslMode::Disable, Checked::Nothing)),
             ("postgres://u@db.example/d?sslmode=verify-full", (SslMode::Require, Checked::RootAndName)),
             ("postgres://u@db.example/d?sslmode=prefer", (SslMode::Prefer, Checked::Nothing)),
             ("postgres://u@a,b/d?sslmode=disable", (SslMode::Disable, Checked::Nothing)),
@@ -237,7 +267,11 @@ mod tests {
         assert_eq!(roots, Some(PathBuf::from("/etc/ca.pem")));
         assert_eq!(
             address("postgres://u@db.example/d?schema=shop_1").to_string(),
-            "postgres://u@db.example/d (schema shop_1)"
+            "postgres://u@db.example:5432/d (schema shop_1)"
         );
+        for weak in ["sslmode=verify-ca", "sslmode=verify-ca&sslrootcert=system", "sslmode=prefer&sslrootcert=system"] {
+            let refused = format!("postgres://u@db.example/d?{weak}").parse::<Address>().expect_err(weak);
+            assert!(refused.contains("use verify-full"), "{weak}: {refused}");
+        }
     }
 }

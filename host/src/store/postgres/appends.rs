@@ -1,6 +1,6 @@
 //! Appends: deduplication, the expected version, positions and rows.
 
-use super::hints::{KnownOutcome, StreamHead};
+use super::hints::{KnownOutcome, StreamHead, may_exist};
 use super::writer::{WriteBatch, Writer};
 use crate::model::{
     Command, Ending, ExpectedVersion, NewEvent, Origin, Outcome, OutcomeUse, Position, QuickMap, Remembered, StreamId,
@@ -253,6 +253,9 @@ impl Writer {
     pub(super) fn head_of(&mut self, stream: &StreamId) -> Result<StreamHead, Error> {
         if let Some(&head) = self.hints.heads.get(stream) {
             return Ok(head);
+        }
+        if !may_exist(stream) {
+            return Ok(StreamHead { version: 0, archived: false });
         }
         let sql = "SELECT coalesce((SELECT e.version FROM events e
                        WHERE e.aggregate_type = t.id AND e.aggregate_id = $2 ORDER BY e.version DESC LIMIT 1), 0),

@@ -79,7 +79,12 @@ impl Network {
         let connection =
             Connection { client, statements: Mutex::default(), network: self.clone(), is_lost: false.into() };
         let schema = &self.address.schema;
-        connection.batch("preparing a connection", &format!("SET search_path = {schema}; SET lock_timeout = '5s'"))?;
+        // The server ends what takes longer than this host waits for, and a transaction that this host has left alone.
+        let settings = format!(
+            "SET search_path = {schema}; SET lock_timeout = '5s'; SET statement_timeout = '29s';
+             SET idle_in_transaction_session_timeout = '10s'"
+        );
+        connection.batch("preparing a connection", &settings)?;
         Ok(connection)
     }
 }
@@ -192,14 +197,22 @@ impl Connection {
             changes.iter().map(|change| self.prepare(change.doing, change.sql)).collect::<Result<Vec<_>, _>>();
         // Nothing is sent yet that could have an effect.
         let statements = statements.map_err(refused)?;
+        let is_unsent = std::cell::Cell::new(false);
         let all = async {
             let made = join_all(statements.iter().zip(changes).map(|(statement, change)| async {
                 let values: Vec<&(dyn ToSql + Sync)> = change.values.iter().map(|value| &**value as _).collect();
-                self.client.execute(statement, &values).await.map_err(|error| (change.doing, error))
+                let made = self.client.execute(statement, &values).await;
+                made.map_err(|error| {
+                    is_unsent.set(is_unsent.get() || error.as_db_error().is_none());
+                    (change.doing, error)
+                })
             }));
-            // The client sends in the order in which the futures are polled first, which is this one.
+            // The client sends in the order in which the futures are polled first, which is this one. A change that it can't encode
+            // fails then, and is not sent, so the others must not be committed.
             if commits {
-                let (made, committed) = futures_util::future::join(made, self.client.batch_execute("COMMIT")).await;
+                let end =
+                    async { self.client.batch_execute(if is_unsent.get() { "ROLLBACK" } else { "COMMIT" }).await };
+                let (made, committed) = futures_util::future::join(made, end).await;
                 // After a refused change the server rolls back in place of the commit.
                 made.into_iter().collect::<Result<Vec<_>, _>>()?;
                 committed.map_err(|error| ("committing", error))
@@ -211,6 +224,10 @@ impl Connection {
             Some(Ok(())) => Ok(()),
             Some(Err((doing, error))) => {
                 let is_about_values = failures::is_about_values(&error);
+                // After an error that ends the session or the server, the commit may have been made.
+                if !failures::is_of_statement(&error) {
+                    self.is_lost.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
                 let error = failed(&self.network.address, doing, &error);
                 if self.is_lost() { Err(unknown(error)) } else { Err(Unmade::Refused { error, is_about_values }) }
             }

@@ -2,7 +2,7 @@
 
 use super::address::{Address, chain};
 use crate::store::Error;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 /// Turns an error of the client into an error of the store.
 pub(super) fn failed(address: &Address, doing: &str, error: &tokio_postgres::Error) -> Error {
@@ -22,6 +22,12 @@ pub(super) fn is_about_values(error: &tokio_postgres::Error) -> bool {
     error.code().is_none_or(|code| ["22", "23", "54"].iter().any(|class| code.code().starts_with(class)))
         && !error.is_closed()
         && error.code().is_some()
+}
+
+/// Returns whether an error ends a statement alone, and not the session or the server.
+pub(super) fn is_of_statement(error: &tokio_postgres::Error) -> bool {
+    let severity = error.as_db_error().and_then(tokio_postgres::error::DbError::parsed_severity);
+    severity.is_none_or(|severity| severity == Severity::Error)
 }
 
 fn told(address: &Address, error: &tokio_postgres::Error) -> String {

@@ -115,7 +115,7 @@ impl Hints {
             match request {
                 WriteRequest::Append { append, fingerprint, .. } => {
                     let command = &append.command;
-                    if !self.heads.contains(&command.stream) {
+                    if !self.heads.contains(&command.stream) && may_exist(&command.stream) {
                         lacking.streams.push(command.stream.clone());
                     }
                     if let Some(origin) = &command.origin {
@@ -240,6 +240,11 @@ impl Lacking {
         }
         reads
     }
+}
+
+/// Returns whether a stream may exist. The name of an aggregate type that nobody serves may be anything, and PostgreSQL takes no NUL.
+pub(super) fn may_exist(stream: &StreamId) -> bool {
+    !stream.aggregate_type.contains('\0')
 }
 
 /// Reads the head of each stream of a list, in its order.

@@ -35,6 +35,8 @@ impl Importer {
     /// Begins an import. Fails if a host owns the store, or if the store is not empty.
     pub fn begin(address: &Address) -> Result<Self, Error> {
         let connection = Network::start(address)?.connect()?;
+        // The transaction lasts as long as the import, whose next line may be slow to come.
+        connection.batch(DOING, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")?;
         schema::check_server(&connection)?;
         schema::check_writable(&connection)?;
         schema::migrate(&connection, address)?;

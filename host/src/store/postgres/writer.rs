@@ -167,6 +167,11 @@ impl Writer {
             }
             return requests.into_iter().for_each(|request| self.refuse(request, &lost));
         }
+        if self.unresolved.is_some() {
+            // The last attempt to find out. If another host has taken over, it is as good as a failed one.
+            self.retry_at = Instant::now();
+            let _ = self.connect();
+        }
         if let Some(Unresolved { batch, reason, .. }) = self.unresolved.take() {
             batch.fail(&reason);
         }
@@ -243,8 +248,13 @@ impl Writer {
 
     /// Applies the settings of the writer's connection.
     fn settle_in(&self, connection: &Connection) -> Result<(), Error> {
-        // A host that stands still in the middle of a transaction must not hold the head row for longer than its lease.
-        let sql = format!("SET idle_in_transaction_session_timeout = {}", self.options.lease_ms.max(1));
+        // A host that stands still in the middle of a transaction must not hold the head row for longer than its lease. And what the
+        // database has acknowledged must survive its crash, whatever the settings of the role are.
+        let sql = format!(
+            "SET idle_in_transaction_session_timeout = {};
+             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+            self.options.lease_ms.max(1)
+        );
         connection.batch("preparing the writer's connection", &sql)
     }
 
@@ -277,15 +287,14 @@ impl Writer {
             // The server may have closed the connection long ago. Nothing is lost if the transaction begins again.
             Err(_) if self.connection.as_ref().is_none_or(Connection::is_lost) => {
                 self.retry_at = Instant::now();
-                self.connect()?;
-                self.begin(&taken)
+                self.connect().and_then(|()| self.begin(&taken))
             }
             begun => begun,
         };
         let count = taken.len();
         if let Err(error) = begun {
             if self.connection.as_ref().is_some_and(|connection| !connection.is_lost()) {
-                self.singly = count;
+                self.singly = self.singly.max(count);
             }
             self.note_trouble(&error);
             taken.into_iter().for_each(|request| self.refuse(request, &error));
@@ -299,7 +308,7 @@ impl Writer {
             if let Err(error) = self.handle(&mut batch, request) {
                 self.note_trouble(&error);
                 requests.for_each(|request| self.refuse(request, &error));
-                self.singly = count;
+                self.singly = self.singly.max(count);
                 return self.rolled_back(batch, &error);
             }
             fault::at(FaultPoint::RequestDone);
@@ -312,7 +321,7 @@ impl Writer {
             }
             Err(Unmade::Refused { error, is_about_values }) => {
                 if is_about_values {
-                    self.singly = count;
+                    self.singly = self.singly.max(count);
                 }
                 self.rolled_back(batch, &error)
             }
@@ -330,7 +339,6 @@ impl Writer {
         let mut next = first;
         while let Some(request) = next {
             bytes += request.bytes();
-            self.room.free(request.bytes());
             taken.push(request);
             let is_full = taken.len() >= requests_max || bytes >= self.options.batch_bytes_max;
             next = if is_full { None } else { requests.try_recv().ok() };
@@ -490,11 +498,13 @@ impl Writer {
     }
 
     fn refuse(&self, request: WriteRequest, error: &Error) {
+        self.room.free(request.bytes());
         request.fail(error.clone());
     }
 
     /// Handles one request. An error means that the database failed; a refusal is an answer.
     fn handle(&mut self, batch: &mut WriteBatch, request: WriteRequest) -> Result<(), Error> {
+        self.room.free(request.bytes());
         let (answer, fatal) = match request {
             WriteRequest::Append { mut append, fingerprint, ack, .. } => {
                 let chain = append.chain.take();
