@@ -75,8 +75,10 @@ impl Running {
 }
 
 fn is_postgres(pid: u64) -> bool {
+    // The server has its folder without symbolic links.
+    let Ok(folder) = folder().canonicalize() else { return false };
     let words = process::ask("ps", &["-o", "args=", "-p", &pid.to_string()]);
-    words.is_some_and(|words| words.contains("postgres") && words.contains(&folder().display().to_string()))
+    words.is_some_and(|words| words.contains("postgres") && words.contains(&folder.display().to_string()))
 }
 
 fn folder() -> PathBuf {
