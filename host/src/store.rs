@@ -21,6 +21,7 @@ mod parts;
 mod places;
 pub mod postgres;
 mod progress;
+mod recording;
 mod room;
 mod snapshot_limits;
 pub mod sqlite;
@@ -106,7 +107,7 @@ pub fn is_in_use(location: &Location) -> bool {
 }
 
 /// Opens a store for reading. This changes nothing. An embedded store must not be open in a host, and hosts are kept out until the
-/// result is dropped. Of a store in PostgreSQL, the result has what is there at this moment.
+/// result is dropped. A store in PostgreSQL is read as it is, and a host may use it meanwhile.
 pub fn inspect(location: &Location) -> Result<Inspection, Error> {
     match location {
         Location::Sqlite(file) => sqlite::inspect(file),

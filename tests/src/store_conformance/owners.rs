@@ -53,7 +53,7 @@ pub fn a_host_that_lost_its_store_has_no_effect<P: Place>() {
     for result in lost {
         assert!(matches!(result, Err(Error::Lost { .. })), "{result:?}");
     }
-    assert!(matches!(*old.loss().borrow(), Some(Error::Lost { .. })), "whoever watches learns of it");
+    assert!(matches!(*old.loss().borrow(), Some(Error::Lost { .. })), "the watch shows the loss");
     let mut reader = reader(&*new);
     assert_eq!(all_events(&*new).len(), 2);
     assert_eq!(reader.checkpoint("s").unwrap(), Some(Position(1)));

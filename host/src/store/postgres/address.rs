@@ -40,7 +40,7 @@ pub(super) struct Encryption {
 /// What is checked of the server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Checked {
-    /// Nothing: whoever can change packets on the way can read them.
+    /// Nothing. The connection may be with another server, which somebody has put in between.
     Nothing,
     /// That one of the roots has signed it.
     Root,

@@ -2,13 +2,13 @@
 //!
 //! Each change is one step in the writer's transaction, which refuses before it writes. None of them changes an event.
 
-use super::hints::StreamHead;
 use super::progress::refuse_nul;
 use super::writer::Writer;
-use crate::model::{Command, DeadLetterContent, LedgerName, Origin, StreamId};
+use crate::model::{DeadLetterContent, StreamId};
 use crate::store::Error;
 use crate::store::fault::{self, FaultPoint};
-use crate::store::write_request::{AdminRequest, dead_letter_of};
+use crate::store::recording::StreamHead;
+use crate::store::write_request::AdminRequest;
 
 impl Writer {
     pub(super) fn administer(&mut self, request: AdminRequest) -> Result<(), Error> {
@@ -99,43 +99,4 @@ impl Writer {
             head => Ok(head),
         }
     }
-
-    /// Returns whether the item of an origin is settled. The retry of a dead letter is settled if the dead letter is
-    /// gone.
-    pub(super) fn is_settled(&mut self, origin: &Origin) -> Result<bool, Error> {
-        match replayed(origin) {
-            Some(number) => self.has_dead_letter(number).map(|there| !there),
-            None => Ok(self.ledger(&origin.ledger)?.value.has(origin.last)),
-        }
-    }
-
-    /// Settles the item of an origin. If it retried a dead letter, the dead letter is removed.
-    pub(super) fn settle(&mut self, origin: &Origin) -> Result<(), Error> {
-        match replayed(origin) {
-            Some(number) => self.remove_dead_letter(number),
-            None => {
-                self.ledger(&origin.ledger)?.change().settle(origin.first, origin.last);
-                Ok(())
-            }
-        }
-    }
-
-    /// Dead-letters and settles a command with an origin that can't be handled. If it retried a dead letter, that
-    /// dead letter stays and gets the new reason.
-    pub(super) fn dead_letter_command(&mut self, command: &Command, reason: &str) -> Result<(), Error> {
-        let Some(origin) = &command.origin else { return Ok(()) };
-        let letter = dead_letter_of(command, reason);
-        match replayed(origin) {
-            Some(number) => self.explain_dead_letter(number, &letter.reason),
-            None => {
-                self.dead_letter(&letter, None)?;
-                self.settle(origin)
-            }
-        }
-    }
-}
-
-/// Returns the dead letter that the command of an origin retries, if it retries one.
-fn replayed(origin: &Origin) -> Option<u64> {
-    LedgerName::is_of_dead_letters(&origin.ledger).then_some(origin.last)
 }

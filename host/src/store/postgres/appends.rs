@@ -1,173 +1,50 @@
 //! Appends: deduplication, the expected version, positions and rows.
 
-use super::hints::{KnownOutcome, StreamHead, may_exist};
+use super::hints::{KnownOutcome, may_exist};
+use super::progress::refuse_nul;
 use super::writer::{WriteBatch, Writer};
 use crate::model::{
-    Command, Ending, ExpectedVersion, NewEvent, Origin, Outcome, OutcomeUse, Position, QuickMap, Remembered, StreamId,
-    Undecided, Version,
+    Command, DeadLetter, Ending, NewEvent, Origin, Outcome, Position, Remembered, StreamId, Version,
 };
 use crate::store::age::Moment;
 use crate::store::fault::{self, FaultPoint};
-use crate::store::write_request::{recorded, refuse_unexpected};
-use crate::store::{Append, Appended, Decision, Error, SagaAppend, check_sizes, encoding};
+use crate::store::recording::{Recording, StreamHead};
+use crate::store::write_request::recorded;
+use crate::store::{Appended, Error, Options, encoding};
 use std::sync::Arc;
 
 /// The number of stored outcomes after which old ones are deleted.
 pub(super) const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
 
-impl Writer {
-    /// Records the decision on a command. All checks that can refuse it come before the first write.
-    pub(super) fn append(
-        &mut self,
-        batch: &mut WriteBatch,
-        append: Append,
-        fingerprint: Option<[u8; 16]>,
-    ) -> Result<Appended, Error> {
-        let Append { command, expected, decision, chain: _ } = append;
-        if let Some(origin) = &command.origin
-            && self.is_settled(origin)?
-        {
-            return Err(Error::Duplicate { id: command.id.clone(), outcome: None });
-        }
-        if let Some(fingerprint) = fingerprint {
-            self.refuse_repetition(&command, fingerprint)?;
-        }
-        if !matches!(decision, Decision::Events(_)) && expected != ExpectedVersion::Any {
-            let head = self.head_of(&command.stream)?;
-            refuse_unexpected(&command, expected, head.version)?;
-        }
-        let (appended, outcome) = match decision {
-            Decision::Events(events) => {
-                let head = self.head_of(&command.stream)?;
-                if head.archived {
-                    return Err(Error::Archived { stream: command.stream.clone() });
-                }
-                let actual = refuse_unexpected(&command, expected, head.version)?;
-                self.check(&command, &events)?;
-                batch.tally(&command)[0] += 1;
-                let count = events.len() as u32;
-                let appended = self.insert(batch, &command, actual, events)?;
-                fault::at(FaultPoint::EventsInserted);
-                let outcome =
-                    Outcome::Accepted { version: appended.version, position: appended.position, events: count };
-                (appended, outcome)
-            }
-            Decision::Rejected(reason) => (self.nothing(), Outcome::Rejected { reason }),
-            Decision::Malformed(reason) => (self.nothing(), Outcome::Malformed { reason }),
-            Decision::Undecided(undecided) => return self.end_undecided(batch, &command, undecided),
-        };
-        // There may be no room for its dead letter, and then nothing may be counted.
-        self.end(&command, &outcome)?;
-        match outcome {
-            Outcome::Rejected { .. } => batch.tally(&command)[1] += 1,
-            Outcome::Malformed { .. } => batch.tally(&command)[2] += 1,
-            _ => {}
-        }
-        if let Some(fingerprint) = fingerprint {
-            self.remember(&command, fingerprint, &outcome)?;
-            fault::at(FaultPoint::OutcomeRemembered);
-        }
-        Ok(appended)
+impl Recording for Writer {
+    type Batch = WriteBatch;
+    type Key = ();
+
+    fn options(&self) -> &Options {
+        &self.options
     }
 
-    /// Refuses an append that was decided on events which were not recorded.
-    pub(super) fn refuse_broken(&mut self, append: &Append) -> Result<Appended, Error> {
-        let actual = Version(self.head_of(&append.command.stream)?.version);
-        Err(Error::Conflict { stream: append.command.stream.clone(), actual, expected: append.expected })
+    fn newest(&self) -> Position {
+        self.head.newest()
     }
 
-    /// Settles a command with an origin, in the way that its outcome is to be used.
-    fn end(&mut self, command: &Command, outcome: &Outcome) -> Result<(), Error> {
-        let Some(origin) = &command.origin else { return Ok(()) };
-        let (ending, dead_letter) = match outcome {
-            Outcome::Rejected { reason } => {
-                let is_dead_lettered = command.outcome_use == OutcomeUse::DeadLettered;
-                let dead_letter = is_dead_lettered.then(|| format!("rejected: {reason}"));
-                (Ending::Rejected(reason.clone()), dead_letter)
-            }
-            Outcome::Malformed { reason } => (Ending::Malformed(reason.clone()), Some(reason.clone())),
-            Outcome::Accepted { version, position, .. } => {
-                (Ending::Accepted { version: *version, position: *position }, None)
-            }
-            _ => return self.settle(origin),
-        };
-        self.report_or_dead_letter(command, origin, ending, dead_letter)
+    fn tally<'b>(&self, batch: &'b mut WriteBatch, command: &Command) -> &'b mut [u64; 3] {
+        batch.tally(command)
     }
 
-    fn end_undecided(
-        &mut self,
-        batch: &mut WriteBatch,
-        command: &Command,
-        undecided: Undecided,
-    ) -> Result<Appended, Error> {
-        // The names of commands that nobody serves may be anything, so they are not counted by name.
-        let is_counted = !matches!(undecided, Undecided::Unserved(_));
-        if let Some(origin) = &command.origin {
-            let reason = undecided.to_string();
-            self.report_or_dead_letter(command, origin, Ending::Undecided(undecided), Some(reason))?;
-        }
-        if is_counted {
-            batch.tally(command)[2] += 1;
-        }
-        Ok(self.nothing())
+    fn refuse_name(&self, name: &str) -> Result<(), Error> {
+        refuse_nul(name)
     }
 
-    fn report_or_dead_letter(
-        &mut self,
-        command: &Command,
-        origin: &Origin,
-        ending: Ending,
-        dead_letter: Option<String>,
-    ) -> Result<(), Error> {
-        match dead_letter {
-            _ if self.report(command, ending)? => self.settle(origin),
-            None => self.settle(origin),
-            Some(reason) => self.dead_letter_command(command, &reason),
-        }
-    }
-
-    /// Fails if the events of sagas can't be recorded as a step wants it. It writes nothing.
-    pub(super) fn check_sagas(&mut self, sagas: &[SagaAppend]) -> Result<(), Error> {
-        let mut planned: QuickMap<StreamId, StreamHead> = QuickMap::default();
-        for SagaAppend { input, expected, events, ends } in sagas {
-            let head = self.head_of(&input.stream)?;
-            let head = planned.entry(input.stream.clone()).or_insert(head);
-            if head.archived {
-                return Err(Error::Archived { stream: input.stream.clone() });
-            }
-            refuse_unexpected(input, ExpectedVersion::Exact(*expected), head.version)?;
-            self.check(input, events)?;
-            *head = StreamHead { version: head.version + events.len() as u64, archived: *ends };
-        }
-        Ok(())
-    }
-
-    /// Records the events of sagas, which were checked.
-    pub(super) fn append_sagas(
-        &mut self,
-        batch: &mut WriteBatch,
-        subscription: &str,
-        sagas: Vec<SagaAppend>,
-    ) -> Result<(), Error> {
-        for SagaAppend { input, expected, events, ends } in sagas {
-            self.insert(batch, &input, expected, events)?;
-            fault::at(FaultPoint::SagaMoved);
-            if ends {
-                self.archive(&input.stream)?;
-                self.cancel_timers_of(subscription, &input.stream.aggregate_id)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn nothing(&self) -> Appended {
-        Appended { version: Version(0), position: self.newest() }
+    fn place(&mut self, stream: &StreamId) -> Result<((), StreamHead), Error> {
+        Ok(((), self.head_of(stream)?))
     }
 
     fn insert(
         &mut self,
         batch: &mut WriteBatch,
         command: &Command,
+        (): (),
         actual: Version,
         events: Vec<NewEvent>,
     ) -> Result<Appended, Error> {
@@ -203,17 +80,114 @@ impl Writer {
         Ok(Appended { version: Version(version), position: Position(self.head.position) })
     }
 
-    /// Fails if events can't be recorded, because of their sizes or names. The names of one request must not make the
-    /// statement of all others fail.
-    fn check(&self, command: &Command, events: &[NewEvent]) -> Result<(), Error> {
-        check_sizes(command, events, self.options.event_bytes_max).map_err(Error::Invalid)?;
-        let names = events.iter().map(|event| &*event.name);
-        match names.chain([&*command.stream.aggregate_type]).find(|name| name.contains('\0')) {
-            None => Ok(()),
-            Some(name) => Err(Error::Invalid(format!("the name {name:?} has a NUL, which PostgreSQL can't store"))),
-        }
+    fn archive_stream(&mut self, stream: &StreamId) -> Result<(), Error> {
+        self.archive(stream)
     }
 
+    fn cancel_timers(&mut self, subscription: &str, saga: &str) -> Result<(), Error> {
+        self.cancel_timers_of(subscription, saga)
+    }
+
+    fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
+        let since = self.remembered_since();
+        let known = match self.hints.outcomes.get(&command.id) {
+            Some(known) => known.clone(),
+            None => {
+                let sql = "SELECT fingerprint, outcome, time_ms, running_ms FROM outcomes WHERE id = $1";
+                let row = self.first("looking for an earlier outcome", sql, &[&command.id.as_bytes()])?;
+                let known = row.map(|row| KnownOutcome {
+                    fingerprint: row.get(0),
+                    outcome: row.get(1),
+                    time_ms: row.get::<_, i64>(2).cast_unsigned(),
+                    running_ms: row.get::<_, i64>(3).cast_unsigned(),
+                });
+                self.hints.outcomes.insert(command.id.clone(), known.clone());
+                known
+            }
+        };
+        let is_current = |known: &KnownOutcome| known.time_ms >= since.wall_ms || known.running_ms >= since.running_ms;
+        let Some(known) = known.filter(is_current) else { return Ok(()) };
+        let id: Arc<str> = command.id.clone();
+        // This error must not affect the other requests of the transaction.
+        let outcome: Outcome = serde_json::from_slice(&known.outcome).map_err(|error| {
+            Error::NotFound(format!(
+                "command {id} was recorded before, and the outcome that was stored does not decode ({error}): look for its events"
+            ))
+        })?;
+        if !self.is_remembered(&outcome) {
+            return Ok(());
+        }
+        if known.fingerprint != fingerprint {
+            return Err(Error::IdReused { id });
+        }
+        let outcome = Some(Remembered { outcome: Box::new(outcome), remembered_from_ms: known.time_ms });
+        Err(Error::Duplicate { id, outcome })
+    }
+
+    fn remember(&mut self, command: &Command, fingerprint: [u8; 16], outcome: &Outcome) -> Result<(), Error> {
+        if !self.is_remembered(outcome) {
+            return Ok(());
+        }
+        let Moment { wall_ms, running_ms } = self.age.now();
+        let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
+        if matches!(self.hints.outcomes.get(&command.id), Some(Some(_))) {
+            // One statement can't replace a row that it has inserted itself.
+            self.flush()?;
+        }
+        let known =
+            KnownOutcome { fingerprint: fingerprint.to_vec(), outcome: outcome.clone(), time_ms: wall_ms, running_ms };
+        self.hints.outcomes.insert(command.id.clone(), Some(known));
+        self.pending.add_outcome(&command.id, fingerprint, outcome, wall_ms, running_ms);
+        self.outcomes_stored += 1;
+        if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
+            self.outcomes_stored = 0;
+            let since = self.remembered_since();
+            // Only the oldest are checked, so that the cost does not grow with the number of outcomes.
+            let sql = "DELETE FROM outcomes WHERE id IN (SELECT id FROM
+                       (SELECT id, time_ms, running_ms FROM outcomes ORDER BY running_ms LIMIT $3) AS oldest
+                       WHERE time_ms < $1 AND running_ms < $2)";
+            let (wall_ms, running_ms) = (since.wall_ms.cast_signed(), since.running_ms.cast_signed());
+            let count = i64::from(2 * OUTCOMES_PER_CLEAN_UP);
+            self.execute("forgetting old outcomes", sql, &[&wall_ms, &running_ms, &count])?;
+        }
+        Ok(())
+    }
+
+    fn keep_outcome(&mut self, _: &mut WriteBatch, command: &Command, ending: Ending) -> Result<bool, Error> {
+        self.report(command, ending)
+    }
+
+    fn ledger_has(&mut self, origin: &Origin) -> Result<bool, Error> {
+        Ok(self.ledger(&origin.ledger)?.value.has(origin.last))
+    }
+
+    fn settle_in_ledger(&mut self, origin: &Origin) -> Result<(), Error> {
+        self.ledger(&origin.ledger)?.change().settle(origin.first, origin.last);
+        Ok(())
+    }
+
+    fn has_letter(&mut self, number: u64) -> Result<bool, Error> {
+        self.has_dead_letter(number)
+    }
+
+    fn remove_letter(&mut self, number: u64) -> Result<(), Error> {
+        self.remove_dead_letter(number)
+    }
+
+    fn explain_letter(&mut self, number: u64, reason: &str) -> Result<(), Error> {
+        self.explain_dead_letter(number, reason)
+    }
+
+    fn refuse_if_letters_are_full(&self, coming: usize) -> Result<(), Error> {
+        self.options.dead_letters.refuse_if_full(self.head.letters, self.head.letter_bytes, coming)
+    }
+
+    fn keep_letter(&mut self, _: &mut WriteBatch, letter: &DeadLetter, origin: Option<&Origin>) -> Result<(), Error> {
+        self.keep_dead_letter(letter, origin)
+    }
+}
+
+impl Writer {
     /// Returns the number of an aggregate type, and assigns one if the type is new.
     fn aggregate_type(&mut self, name: &Arc<str>) -> Result<i32, Error> {
         if let Some(&number) = self.hints.aggregate_types.get(name) {
@@ -271,76 +245,9 @@ impl Writer {
         Ok(head)
     }
 
-    /// Fails if the command's id was used before: with the stored outcome if it is the same command, and with another
-    /// error if it is not.
-    fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
-        let since = self.remembered_since();
-        let known = match self.hints.outcomes.get(&command.id) {
-            Some(known) => known.clone(),
-            None => {
-                let sql = "SELECT fingerprint, outcome, time_ms, running_ms FROM outcomes WHERE id = $1";
-                let row = self.first("looking for an earlier outcome", sql, &[&command.id.as_bytes()])?;
-                let known = row.map(|row| KnownOutcome {
-                    fingerprint: row.get(0),
-                    outcome: row.get(1),
-                    time_ms: row.get::<_, i64>(2).cast_unsigned(),
-                    running_ms: row.get::<_, i64>(3).cast_unsigned(),
-                });
-                self.hints.outcomes.insert(command.id.clone(), known.clone());
-                known
-            }
-        };
-        let is_current = |known: &KnownOutcome| known.time_ms >= since.wall_ms || known.running_ms >= since.running_ms;
-        let Some(known) = known.filter(is_current) else { return Ok(()) };
-        let id: Arc<str> = command.id.clone();
-        // This error must not affect the other requests of the transaction.
-        let outcome: Outcome = serde_json::from_slice(&known.outcome).map_err(|error| {
-            Error::NotFound(format!(
-                "command {id} was recorded before, and the outcome that was stored does not decode ({error}): look for its events"
-            ))
-        })?;
-        if !self.is_remembered(&outcome) {
-            return Ok(());
-        }
-        if known.fingerprint != fingerprint {
-            return Err(Error::IdReused { id });
-        }
-        let outcome = Some(Remembered { outcome: Box::new(outcome), remembered_from_ms: known.time_ms });
-        Err(Error::Duplicate { id, outcome })
-    }
-
     /// Returns whether an outcome is remembered, according to the manifest.
     fn is_remembered(&self, outcome: &Outcome) -> bool {
         self.options.remember_refusals || matches!(outcome, Outcome::Accepted { .. })
-    }
-
-    fn remember(&mut self, command: &Command, fingerprint: [u8; 16], outcome: &Outcome) -> Result<(), Error> {
-        if !self.is_remembered(outcome) {
-            return Ok(());
-        }
-        let Moment { wall_ms, running_ms } = self.age.now();
-        let outcome = serde_json::to_vec(outcome).map_err(|error| Error::Invalid(error.to_string()))?;
-        if matches!(self.hints.outcomes.get(&command.id), Some(Some(_))) {
-            // One statement can't replace a row that it has inserted itself.
-            self.flush()?;
-        }
-        let known =
-            KnownOutcome { fingerprint: fingerprint.to_vec(), outcome: outcome.clone(), time_ms: wall_ms, running_ms };
-        self.hints.outcomes.insert(command.id.clone(), Some(known));
-        self.pending.add_outcome(&command.id, fingerprint, outcome, wall_ms, running_ms);
-        self.outcomes_stored += 1;
-        if self.outcomes_stored >= OUTCOMES_PER_CLEAN_UP {
-            self.outcomes_stored = 0;
-            let since = self.remembered_since();
-            // Only the oldest are checked, so that the cost does not grow with the number of outcomes.
-            let sql = "DELETE FROM outcomes WHERE id IN (SELECT id FROM
-                       (SELECT id, time_ms, running_ms FROM outcomes ORDER BY running_ms LIMIT $3) AS oldest
-                       WHERE time_ms < $1 AND running_ms < $2)";
-            let (wall_ms, running_ms) = (since.wall_ms.cast_signed(), since.running_ms.cast_signed());
-            let count = i64::from(2 * OUTCOMES_PER_CLEAN_UP);
-            self.execute("forgetting old outcomes", sql, &[&wall_ms, &running_ms, &count])?;
-        }
-        Ok(())
     }
 
     /// Returns the moment before which outcomes no longer count, even if they are not deleted yet.

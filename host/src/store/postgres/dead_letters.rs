@@ -2,11 +2,11 @@
 
 use super::connection::{Connection, int, optional_text, text, uint};
 use super::pending::LetterRow;
-use super::progress::refuse_nul;
 use super::writer::Writer;
 use crate::model::{DeadLetter, KeptDeadLetter, Origin};
 use crate::store::age::Moment;
 use crate::store::fault::{self, FaultPoint};
+use crate::store::recording::Recording as _;
 use crate::store::{DeadLetterQuery, Discard, Error, encoding};
 use tokio_postgres::Row;
 
@@ -73,23 +73,6 @@ pub(super) fn absent(number: u64) -> Error {
 }
 
 impl Writer {
-    /// Dead-letters an item. If its origin is already settled, it was dead-lettered before, and nothing happens.
-    pub(super) fn dead_letter(&mut self, letter: &DeadLetter, origin: Option<&Origin>) -> Result<(), Error> {
-        if let Some(origin) = origin
-            && self.is_settled(origin)?
-        {
-            return Ok(());
-        }
-        refuse_nul(&letter.consumer)?;
-        self.refuse_if_letters_are_full(1)?;
-        self.keep_dead_letter(letter, origin)
-    }
-
-    /// Fails if there is no room for more letters. Call it before anything is written.
-    pub(super) fn refuse_if_letters_are_full(&self, coming: usize) -> Result<(), Error> {
-        self.options.dead_letters.refuse_if_full(self.head.letters, self.head.letter_bytes, coming)
-    }
-
     /// Stores a dead letter for which there is room.
     pub(super) fn keep_dead_letter(&mut self, letter: &DeadLetter, origin: Option<&Origin>) -> Result<(), Error> {
         let content = encoding::encode(&letter.content)?;

@@ -6,19 +6,13 @@
 
 use super::connection::{Change, int, uint, value};
 use crate::model::{Position, QuickMap, StreamId};
+use crate::store::recording::StreamHead;
 use crate::store::write_request::WriteRequest;
 use crate::store::{Error, Ledger, Reached, encoding};
 use lru::LruCache;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use tokio_postgres::Row;
-
-/// The version of a stream and whether it is archived.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct StreamHead {
-    pub(super) version: u64,
-    pub(super) archived: bool,
-}
 
 /// An outcome that the store remembers.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use super::writer::Writer;
 use crate::model::{HttpAnswer, HttpRequest, KeptRequest};
 use crate::store::fault::{self, FaultPoint};
 use crate::store::http_requests::{INTERRUPTED, absent};
+use crate::store::recording::Recording as _;
 use crate::store::{
     AttemptEnd, Error, InterruptedOf, ListedRequest, PAGE_BYTES_MAX, RequestQuery, RequestQueue, RequestWait, encoding,
 };

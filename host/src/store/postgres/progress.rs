@@ -6,6 +6,7 @@ use super::writer::{WriteBatch, Writer};
 use super::{held_keys, outbox};
 use crate::model::{Command, DeadLetter, LedgerName, Message, Origin, Origins, SinkName, SubscriptionName};
 use crate::store::fault::{self, FaultPoint};
+use crate::store::recording::Recording as _;
 use crate::store::write_request::refuse_beyond;
 use crate::store::{Advanced, Error, Ledger, Reached, Step, encoding};
 use std::sync::Arc;

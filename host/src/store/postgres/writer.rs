@@ -18,6 +18,7 @@ use crate::store::age::{Age, Moment};
 use crate::store::fault::{self, FaultPoint};
 use crate::store::front::Meters;
 use crate::store::ids::Ids;
+use crate::store::recording::Recording as _;
 use crate::store::room::Room;
 use crate::store::tail::{Recorded, Tail};
 use crate::store::watches::{Announcer, NewestNumbers, Watches};
@@ -506,12 +507,9 @@ impl Writer {
     fn handle(&mut self, batch: &mut WriteBatch, request: WriteRequest) -> Result<(), Error> {
         self.room.free(request.bytes());
         let (answer, fatal) = match request {
-            WriteRequest::Append { mut append, fingerprint, ack, .. } => {
-                let chain = append.chain.take();
-                let (result, fatal) = split(match &chain {
-                    Some(chain) if chain.is_broken() => self.refuse_broken(&append),
-                    _ => self.append(batch, *append, fingerprint),
-                });
+            WriteRequest::Append { append, fingerprint, ack, .. } => {
+                let chain = append.chain.clone();
+                let (result, fatal) = split(self.append(batch, *append, fingerprint));
                 (PendingAnswer::append(ack, chain, result), fatal)
             }
             WriteRequest::Advance { step, ack, .. } => {
@@ -523,7 +521,7 @@ impl Writer {
                 (PendingAnswer::Unit(ack, result), fatal)
             }
             WriteRequest::DeadLetter(letter, origin, ack) => {
-                let (result, fatal) = split(self.dead_letter(&letter, origin.as_ref()));
+                let (result, fatal) = split(self.dead_letter(batch, &letter, origin.as_ref()));
                 (PendingAnswer::Unit(ack, result), fatal)
             }
             WriteRequest::StartLedger { ledger, next, ack } => {

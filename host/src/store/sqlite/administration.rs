@@ -2,14 +2,14 @@
 //!
 //! Each change is one step in the writer's transaction, which refuses before it writes. None of them changes an event.
 
-use super::appends::Head;
 use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::write_request::AdminRequest;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, dead_letters, failed};
-use crate::model::{Command, DeadLetterContent, LedgerName, Origin, StreamId};
+use crate::model::{DeadLetterContent, StreamId};
 use crate::store::Discard;
+use crate::store::recording::StreamHead;
 use rusqlite::params;
 
 impl Writer {
@@ -74,7 +74,7 @@ impl Writer {
             .and_then(|mut insert| insert.execute(params![key.0, key.1, self.options.clock.now_ms()]))
             .map_err(failed("archiving a stream"))?;
         fault::at(FaultPoint::StreamArchived);
-        self.heads.put(key, Head { archived: true, ..head });
+        self.heads.put(key, StreamHead { archived: true, ..head });
         self.any_archived = true;
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Writer {
             .and_then(|mut delete| delete.execute(params![key.0, key.1]))
             .map_err(failed("restoring an archived stream"))?;
         fault::at(FaultPoint::StreamRestored);
-        self.heads.put(key, Head { archived: false, ..head });
+        self.heads.put(key, StreamHead { archived: false, ..head });
         Ok(())
     }
 
@@ -107,13 +107,13 @@ impl Writer {
     }
 
     /// Finds a stream that has events, archived or not.
-    fn existing(&mut self, stream: &StreamId) -> Result<(Key, Head), Error> {
+    fn existing(&mut self, stream: &StreamId) -> Result<(Key, StreamHead), Error> {
         let none = || Error::NotFound(format!("there is no stream {stream}: it has no events"));
         let number = self.dictionary.find_aggregate_type(&self.connection, &stream.aggregate_type);
         let number = number.map_err(failed("looking for a stream"))?.ok_or_else(none)?;
         let key = (number, stream.aggregate_id.clone());
         match self.head_of(&key)? {
-            Head { version: 0, .. } => Err(none()),
+            StreamHead { version: 0, .. } => Err(none()),
             head => Ok((key, head)),
         }
     }
@@ -128,45 +128,4 @@ impl Writer {
             .and_then(|mut select| select.exists(params![key.0, key.1]))
             .map_err(failed("looking for an archived stream"))
     }
-
-    /// Returns whether the item of an origin is settled. The retry of a dead letter is settled if the dead letter is
-    /// gone.
-    pub(super) fn is_settled(&mut self, origin: &Origin) -> Result<bool, Error> {
-        match replayed(origin) {
-            Some(number) => dead_letters::exists(&self.connection, number).map(|there| !there),
-            None => self.ledgers.has(&self.connection, origin),
-        }
-    }
-
-    /// Settles the item of an origin. If it retried a dead letter, the dead letter is removed.
-    pub(super) fn settle(&mut self, origin: &Origin) -> Result<(), Error> {
-        match replayed(origin) {
-            Some(number) => self.remove_dead_letter(number),
-            None => self.ledgers.settle(&self.connection, origin),
-        }
-    }
-
-    /// Dead-letters and settles a command with an origin that can't be handled. If it retried a dead letter, that
-    /// dead letter stays and gets the new reason.
-    pub(super) fn dead_letter_command(
-        &mut self,
-        batch: &mut WriteBatch,
-        command: &Command,
-        reason: &str,
-    ) -> Result<(), Error> {
-        let Some(origin) = &command.origin else { return Ok(()) };
-        let letter = super::write_request::dead_letter_of(command, reason);
-        match replayed(origin) {
-            Some(number) => dead_letters::explain(&self.connection, number, &letter.reason),
-            None => {
-                self.dead_letter(batch, &letter, None)?;
-                self.ledgers.settle(&self.connection, origin)
-            }
-        }
-    }
-}
-
-/// Returns the dead letter that the command of an origin retries, if it retries one.
-fn replayed(origin: &Origin) -> Option<u64> {
-    LedgerName::is_of_dead_letters(&origin.ledger).then_some(origin.last)
 }

@@ -3,14 +3,14 @@
 use super::age::Moment;
 use super::fault::{self, FaultPoint};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
-use super::write_request::{recorded, refuse_unexpected};
+use super::write_request::recorded;
 use super::writer::{WriteBatch, Writer};
-use super::{Error, failed, rows};
+use super::{Error, dead_letters, failed, rows};
 use crate::model::{
-    Command, Ending, ExpectedVersion, NewEvent, Origin, Outcome, OutcomeUse, Position, QuickMap, Remembered, StreamId,
-    Undecided, Version,
+    Command, DeadLetter, Ending, NewEvent, Origin, Outcome, Position, Remembered, StreamId, Version,
 };
-use crate::store::{Append, Appended, Decision, SagaAppend, check_sizes, shared_bytes};
+use crate::store::recording::{Recording, StreamHead};
+use crate::store::{Appended, Options, shared_bytes};
 use rusqlite::{OptionalExtension, params};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -18,176 +18,26 @@ use std::sync::Arc;
 /// The number of stored outcomes after which old ones are deleted.
 pub(super) const OUTCOMES_PER_CLEAN_UP: u32 = 1_000;
 
-/// The version of a stream and whether it is archived, as kept in memory.
-#[derive(Clone, Copy)]
-pub(super) struct Head {
-    pub(super) version: u64,
-    /// Whether it accepts no more events.
-    pub(super) archived: bool,
-}
+impl Recording for Writer {
+    type Batch = WriteBatch;
+    type Key = Key;
 
-impl Writer {
-    /// Records the decision on a command. All checks that can refuse it come before the first write, except that the
-    /// name of its aggregate type may be written before.
-    pub(super) fn append(
-        &mut self,
-        batch: &mut WriteBatch,
-        append: Append,
-        fingerprint: Option<[u8; 16]>,
-    ) -> Result<Appended, Error> {
-        let Append { command, expected, decision, chain: _ } = append;
-        if let Some(origin) = &command.origin
-            && self.is_settled(origin)?
-        {
-            return Err(Error::Duplicate { id: command.id.clone(), outcome: None });
-        }
-        if let Some(fingerprint) = fingerprint {
-            self.refuse_repetition(&command, fingerprint)?;
-        }
-        if !matches!(decision, Decision::Events(_)) && expected != ExpectedVersion::Any {
-            let (_, head) = self.place(&command.stream)?;
-            refuse_unexpected(&command, expected, head.version)?;
-        }
-        let (appended, outcome) = match decision {
-            Decision::Events(events) => {
-                let (key, head) = self.place(&command.stream)?;
-                if head.archived {
-                    return Err(Error::Archived { stream: command.stream.clone() });
-                }
-                let actual = refuse_unexpected(&command, expected, head.version)?;
-                self.check_sizes(&command, &events)?;
-                batch.tally(&command)[0] += 1;
-                let count = events.len() as u32;
-                let appended = self.insert(batch, &command, key, actual, events)?;
-                fault::at(FaultPoint::EventsInserted);
-                let outcome =
-                    Outcome::Accepted { version: appended.version, position: appended.position, events: count };
-                (appended, outcome)
-            }
-            Decision::Rejected(reason) => (self.nothing(), Outcome::Rejected { reason }),
-            Decision::Malformed(reason) => (self.nothing(), Outcome::Malformed { reason }),
-            Decision::Undecided(undecided) => return self.end_undecided(batch, &command, undecided),
-        };
-        // There may be no room for its dead letter, and then nothing may be counted.
-        self.end(batch, &command, &outcome)?;
-        match outcome {
-            Outcome::Rejected { .. } => batch.tally(&command)[1] += 1,
-            Outcome::Malformed { .. } => batch.tally(&command)[2] += 1,
-            _ => {}
-        }
-        if let Some(fingerprint) = fingerprint {
-            self.remember(&command, fingerprint, &outcome)?;
-            fault::at(FaultPoint::OutcomeRemembered);
-        }
-        Ok(appended)
+    fn options(&self) -> &Options {
+        &self.options
     }
 
-    /// Refuses an append that was decided on events which were not recorded.
-    pub(super) fn refuse_broken(&mut self, append: &Append) -> Result<Appended, Error> {
-        let stream = &append.command.stream;
-        let (_, head) = self.place(stream)?;
-        Err(Error::Conflict { stream: stream.clone(), actual: Version(head.version), expected: append.expected })
+    fn newest(&self) -> Position {
+        Position(self.next_position - 1)
     }
 
-    /// Settles a command with an origin, in the way that its outcome is to be used.
-    fn end(&mut self, batch: &mut WriteBatch, command: &Command, outcome: &Outcome) -> Result<(), Error> {
-        let Some(origin) = &command.origin else { return Ok(()) };
-        let (ending, dead_letter) = match outcome {
-            Outcome::Rejected { reason } => {
-                let is_dead_lettered = command.outcome_use == OutcomeUse::DeadLettered;
-                let dead_letter = is_dead_lettered.then(|| format!("rejected: {reason}"));
-                (Ending::Rejected(reason.clone()), dead_letter)
-            }
-            Outcome::Malformed { reason } => (Ending::Malformed(reason.clone()), Some(reason.clone())),
-            Outcome::Accepted { version, position, .. } => {
-                (Ending::Accepted { version: *version, position: *position }, None)
-            }
-            _ => return self.settle(origin),
-        };
-        self.report_or_dead_letter(batch, command, origin, ending, dead_letter)
+    fn tally<'b>(&self, batch: &'b mut WriteBatch, command: &Command) -> &'b mut [u64; 3] {
+        batch.tally(command)
     }
 
-    fn end_undecided(
-        &mut self,
-        batch: &mut WriteBatch,
-        command: &Command,
-        undecided: Undecided,
-    ) -> Result<Appended, Error> {
-        // The names of commands that nobody serves may be anything, so they are not counted by name.
-        let is_counted = !matches!(undecided, Undecided::Unserved(_));
-        if let Some(origin) = &command.origin {
-            let reason = undecided.to_string();
-            self.report_or_dead_letter(batch, command, origin, Ending::Undecided(undecided), Some(reason))?;
-        }
-        if is_counted {
-            batch.tally(command)[2] += 1;
-        }
-        Ok(self.nothing())
-    }
-
-    fn report_or_dead_letter(
-        &mut self,
-        batch: &mut WriteBatch,
-        command: &Command,
-        origin: &Origin,
-        ending: Ending,
-        dead_letter: Option<String>,
-    ) -> Result<(), Error> {
-        match dead_letter {
-            _ if self.report(batch, command, ending)? => self.settle(origin),
-            None => self.settle(origin),
-            Some(reason) => self.dead_letter_command(batch, command, &reason),
-        }
-    }
-
-    /// Fails if the events of sagas can't be recorded as a step wants it. It writes nothing but the name of a type.
-    pub(super) fn check_sagas(&mut self, sagas: &[SagaAppend]) -> Result<(), Error> {
-        let mut planned: QuickMap<Key, Head> = QuickMap::default();
-        for SagaAppend { input, expected, events, ends } in sagas {
-            let (key, head) = self.place(&input.stream)?;
-            let head = planned.entry(key).or_insert(head);
-            if head.archived {
-                return Err(Error::Archived { stream: input.stream.clone() });
-            }
-            refuse_unexpected(input, ExpectedVersion::Exact(*expected), head.version)?;
-            self.check_sizes(input, events)?;
-            *head = Head { version: head.version + events.len() as u64, archived: *ends };
-        }
-        Ok(())
-    }
-
-    /// Records the events of sagas, which were checked.
-    pub(super) fn append_sagas(
-        &mut self,
-        batch: &mut WriteBatch,
-        subscription: &str,
-        sagas: Vec<SagaAppend>,
-    ) -> Result<(), Error> {
-        // A stream's version must not leave memory before the transaction that changed it is committed.
-        let changed = batch.entries.len() + sagas.len();
-        if changed >= self.heads.cap().get() {
-            self.heads.resize(NonZeroUsize::MIN.saturating_add(2 * changed));
-        }
-        for SagaAppend { input, expected, events, ends } in sagas {
-            let key = self.key(&input.stream)?;
-            self.insert(batch, &input, key, expected, events)?;
-            fault::at(FaultPoint::SagaMoved);
-            if ends {
-                self.archive(&input.stream)?;
-                self.cancel_timers_of(subscription, &input.stream.aggregate_id)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn place(&mut self, stream: &StreamId) -> Result<(Key, Head), Error> {
+    fn place(&mut self, stream: &StreamId) -> Result<(Key, StreamHead), Error> {
         let key = self.key(stream)?;
         let head = self.head_of(&key)?;
         Ok((key, head))
-    }
-
-    fn nothing(&self) -> Appended {
-        Appended { version: Version(0), position: Position(self.next_position - 1) }
     }
 
     fn insert(
@@ -234,52 +84,27 @@ impl Writer {
                 .push((event_type, recorded(command, position, version, id, names.name.clone(), event.payload)));
         }
         if version > actual.0 {
-            self.heads.put(key, Head { version, archived: false });
+            self.heads.put(key, StreamHead { version, archived: false });
         }
         Ok(Appended { version: Version(version), position: Position(self.next_position - 1) })
     }
 
-    fn check_sizes(&self, command: &Command, events: &[NewEvent]) -> Result<(), Error> {
-        check_sizes(command, events, self.options.event_bytes_max).map_err(Error::Invalid)
-    }
-
-    fn key(&mut self, stream: &StreamId) -> Result<Key, Error> {
-        let number = self
-            .dictionary
-            .aggregate_type(&self.connection, &stream.aggregate_type)
-            .map_err(failed("naming an aggregate type"))?;
-        Ok((number, stream.aggregate_id.clone()))
-    }
-
-    /// Returns the version of a stream: from recent appends, from entries that are not indexed yet, or from the index,
-    /// in this order.
-    pub(super) fn head_of(&mut self, key: &Key) -> Result<Head, Error> {
-        if let Some(&head) = self.heads.get(key) {
-            return Ok(head);
+    fn expect_sagas(&mut self, batch: &WriteBatch, count: usize) {
+        // A stream's version must not leave memory before the transaction that changed it is committed.
+        let changed = batch.entries.len() + count;
+        if changed >= self.heads.cap().get() {
+            self.heads.resize(NonZeroUsize::MIN.saturating_add(2 * changed));
         }
-        let version = match self.index.recent_version(key) {
-            Some(version) => version,
-            None => self.indexed_version(key)?,
-        };
-        let head = Head { version, archived: self.is_archived(key)? };
-        self.heads.put(key.clone(), head);
-        Ok(head)
     }
 
-    fn indexed_version(&self, key: &Key) -> Result<u64, Error> {
-        let failed = failed("reading a stream's version");
-        let sql = format!(
-            "SELECT {CHUNK_COLUMNS} FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
-             ORDER BY version DESC LIMIT 1"
-        );
-        let mut select = self.connection.prepare_cached(&sql).map_err(&failed)?;
-        let mut found = select.query(params![key.0, key.1]).map_err(&failed)?;
-        let newest = found.next().map_err(&failed)?;
-        newest.map_or(Ok(0), |row| Ok(Chunk::read(row, 0)?.last_version()))
+    fn archive_stream(&mut self, stream: &StreamId) -> Result<(), Error> {
+        self.archive(stream)
     }
 
-    /// Fails if the command's id was used before: with the stored outcome if it is the same command, and with another
-    /// error if it is not.
+    fn cancel_timers(&mut self, subscription: &str, saga: &str) -> Result<(), Error> {
+        self.cancel_timers_of(subscription, saga)
+    }
+
     fn refuse_repetition(&mut self, command: &Command, fingerprint: [u8; 16]) -> Result<(), Error> {
         let since = self.remembered_since();
         let row = self
@@ -316,11 +141,6 @@ impl Writer {
         })
     }
 
-    /// Returns whether an outcome is remembered, according to the manifest.
-    fn is_remembered(&self, outcome: &Outcome) -> bool {
-        self.options.remember_refusals || matches!(outcome, Outcome::Accepted { .. })
-    }
-
     fn remember(&mut self, command: &Command, fingerprint: [u8; 16], outcome: &Outcome) -> Result<(), Error> {
         if !self.is_remembered(outcome) {
             return Ok(());
@@ -354,6 +174,85 @@ impl Writer {
                 .map_err(&failed)?;
         }
         Ok(())
+    }
+
+    fn keep_outcome(&mut self, batch: &mut WriteBatch, command: &Command, ending: Ending) -> Result<bool, Error> {
+        self.report(batch, command, ending)
+    }
+
+    fn ledger_has(&mut self, origin: &Origin) -> Result<bool, Error> {
+        self.ledgers.has(&self.connection, origin)
+    }
+
+    fn settle_in_ledger(&mut self, origin: &Origin) -> Result<(), Error> {
+        self.ledgers.settle(&self.connection, origin)
+    }
+
+    fn has_letter(&mut self, number: u64) -> Result<bool, Error> {
+        dead_letters::exists(&self.connection, number)
+    }
+
+    fn remove_letter(&mut self, number: u64) -> Result<(), Error> {
+        self.remove_dead_letter(number)
+    }
+
+    fn explain_letter(&mut self, number: u64, reason: &str) -> Result<(), Error> {
+        dead_letters::explain(&self.connection, number, reason)
+    }
+
+    fn refuse_if_letters_are_full(&self, coming: usize) -> Result<(), Error> {
+        self.dead_letter_room.refuse_if_full(coming, &self.options.dead_letters)
+    }
+
+    fn keep_letter(
+        &mut self,
+        batch: &mut WriteBatch,
+        letter: &DeadLetter,
+        origin: Option<&Origin>,
+    ) -> Result<(), Error> {
+        self.keep_dead_letter(batch, letter, origin)
+    }
+}
+
+impl Writer {
+    fn key(&mut self, stream: &StreamId) -> Result<Key, Error> {
+        let number = self
+            .dictionary
+            .aggregate_type(&self.connection, &stream.aggregate_type)
+            .map_err(failed("naming an aggregate type"))?;
+        Ok((number, stream.aggregate_id.clone()))
+    }
+
+    /// Returns the version of a stream: from recent appends, from entries that are not indexed yet, or from the index,
+    /// in this order.
+    pub(super) fn head_of(&mut self, key: &Key) -> Result<StreamHead, Error> {
+        if let Some(&head) = self.heads.get(key) {
+            return Ok(head);
+        }
+        let version = match self.index.recent_version(key) {
+            Some(version) => version,
+            None => self.indexed_version(key)?,
+        };
+        let head = StreamHead { version, archived: self.is_archived(key)? };
+        self.heads.put(key.clone(), head);
+        Ok(head)
+    }
+
+    fn indexed_version(&self, key: &Key) -> Result<u64, Error> {
+        let failed = failed("reading a stream's version");
+        let sql = format!(
+            "SELECT {CHUNK_COLUMNS} FROM stream_index WHERE aggregate_type = ?1 AND aggregate_id = ?2
+             ORDER BY version DESC LIMIT 1"
+        );
+        let mut select = self.connection.prepare_cached(&sql).map_err(&failed)?;
+        let mut found = select.query(params![key.0, key.1]).map_err(&failed)?;
+        let newest = found.next().map_err(&failed)?;
+        newest.map_or(Ok(0), |row| Ok(Chunk::read(row, 0)?.last_version()))
+    }
+
+    /// Returns whether an outcome is remembered, according to the manifest.
+    fn is_remembered(&self, outcome: &Outcome) -> bool {
+        self.options.remember_refusals || matches!(outcome, Outcome::Accepted { .. })
     }
 
     /// Returns the moment before which outcomes no longer count, even if they are not deleted yet.

@@ -6,6 +6,7 @@ use super::write_request::refuse_beyond;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, dead_letters, failed, held_keys, rows};
 use crate::model::{Command, Message, Origin, SubscriptionName};
+use crate::store::recording::Recording as _;
 use crate::store::{Advanced, Reached, Step};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;

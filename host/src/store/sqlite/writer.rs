@@ -7,7 +7,6 @@
 //! memory knew.
 
 use super::age::{Age, Moment};
-use super::appends::Head;
 use super::dead_letter_room::DeadLetterRoom;
 use super::fault::{self, FaultPoint};
 use super::ids::Ids;
@@ -24,6 +23,7 @@ use super::{
     Error, Meters, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema,
 };
 use crate::model::{Command, DeadLetter, Origin, QuickMap, SinkName};
+use crate::store::recording::{Recording as _, StreamHead};
 use crate::supervise;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
@@ -62,7 +62,7 @@ pub(super) struct Writer {
     pub(super) dictionary: Dictionary,
     pub(super) ledgers: Ledgers,
     /// The versions of the streams with the most recent appends.
-    pub(super) heads: LruCache<Key, Head>,
+    pub(super) heads: LruCache<Key, StreamHead>,
     pub(super) index: Arc<StreamIndex>,
     tail: Arc<Tail>,
     pub(super) ids: Ids,
@@ -303,12 +303,9 @@ impl Writer {
     fn handle(&mut self, batch: &mut WriteBatch, request: WriteRequest) -> Result<(), Error> {
         self.room.free(request.bytes());
         let (answer, fatal) = match request {
-            WriteRequest::Append { mut append, fingerprint, ack, .. } => {
-                let chain = append.chain.take();
-                let (result, fatal) = split(match &chain {
-                    Some(chain) if chain.is_broken() => self.refuse_broken(&append),
-                    _ => self.append(batch, *append, fingerprint),
-                });
+            WriteRequest::Append { append, fingerprint, ack, .. } => {
+                let chain = append.chain.clone();
+                let (result, fatal) = split(self.append(batch, *append, fingerprint));
                 (PendingAnswer::append(ack, chain, result), fatal)
             }
             WriteRequest::Advance { step, ack, .. } => {
@@ -408,22 +405,6 @@ impl Writer {
             None => Ok(()),
             Some(published) => Queue::Messages.remove_below(&self.connection, published + 1),
         }
-    }
-
-    /// Dead-letters an item. If its origin is already settled, it was dead-lettered before, and nothing happens.
-    pub(super) fn dead_letter(
-        &mut self,
-        batch: &mut WriteBatch,
-        letter: &DeadLetter,
-        origin: Option<&Origin>,
-    ) -> Result<(), Error> {
-        if let Some(origin) = origin
-            && self.is_settled(origin)?
-        {
-            return Ok(());
-        }
-        self.dead_letter_room.refuse_if_full(1, &self.options.dead_letters)?;
-        self.keep_dead_letter(batch, letter, origin)
     }
 
     /// Stores a dead letter for which there is room. A caller with several dead letters must check the room for all of
