@@ -3,9 +3,7 @@
 use super::hints::{KnownOutcome, may_exist};
 use super::progress::refuse_nul;
 use super::writer::{WriteBatch, Writer};
-use crate::model::{
-    Command, DeadLetter, Ending, NewEvent, Origin, Outcome, Position, Remembered, StreamId, Version,
-};
+use crate::model::{Command, DeadLetter, Ending, NewEvent, Origin, Outcome, Position, Remembered, StreamId, Version};
 use crate::store::age::Moment;
 use crate::store::fault::{self, FaultPoint};
 use crate::store::recording::{Recording, StreamHead};

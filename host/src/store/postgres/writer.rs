@@ -473,9 +473,7 @@ impl Writer {
         self.pending = Pending::default();
         self.hints.forget();
         self.rows.clear();
-        if matches!(error, Error::Lost { .. }) {
-            return Err(error.clone());
-        }
+        // Also a host that has lost the store ends its transaction, which may hold the head row.
         let is_usable = self.connection.as_ref().is_some_and(|connection| {
             !connection.is_lost() && connection.batch("rolling a transaction back", "ROLLBACK").is_ok()
         });
@@ -483,7 +481,7 @@ impl Writer {
             self.connection = None;
             self.retry_at = Instant::now();
         }
-        Ok(())
+        if matches!(error, Error::Lost { .. }) { Err(error.clone()) } else { Ok(()) }
     }
 
     fn note_trouble(&self, error: &Error) {

@@ -6,9 +6,7 @@ use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::write_request::recorded;
 use super::writer::{WriteBatch, Writer};
 use super::{Error, dead_letters, failed, rows};
-use crate::model::{
-    Command, DeadLetter, Ending, NewEvent, Origin, Outcome, Position, Remembered, StreamId, Version,
-};
+use crate::model::{Command, DeadLetter, Ending, NewEvent, Origin, Outcome, Position, Remembered, StreamId, Version};
 use crate::store::recording::{Recording, StreamHead};
 use crate::store::{Appended, Options, shared_bytes};
 use rusqlite::{OptionalExtension, params};

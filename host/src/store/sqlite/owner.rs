@@ -5,6 +5,9 @@
 //! first checks the epoch. SQLite lets only one connection write at a time. So a writer either commits before the next
 //! owner has read anything, or it finds the new epoch and writes nothing more.
 //!
+//! A former owner that has just found itself the owner may still fold and truncate the log, which loses nothing. The next owner can't
+//! tell this from a log that was cut, so it may end, and must be started again.
+//!
 //! An owner also loses a store if another program has removed, replaced or cut its file or log. SQLite would only
 //! notice that some page is wrong, and the next WAL checkpoint would hide what happened.
 
