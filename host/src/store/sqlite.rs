@@ -16,6 +16,7 @@ mod dictionary;
 mod files;
 mod held_keys;
 mod http_requests;
+mod id_columns;
 mod import;
 mod inspection;
 mod ledgers;

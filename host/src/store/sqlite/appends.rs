@@ -2,6 +2,7 @@
 
 use super::age::Moment;
 use super::fault::{self, FaultPoint};
+use super::id_columns::IdColumn;
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::write_request::recorded;
 use super::writer::{WriteBatch, Writer};
@@ -65,8 +66,8 @@ impl Recording for Writer {
                         version,
                         id.as_bytes(),
                         command.time_ms,
-                        command.correlation_id,
-                        command.id,
+                        IdColumn::of(&command.correlation_id),
+                        IdColumn::of_causation(&command.id, &command.correlation_id),
                         headers,
                         event.payload
                     ])

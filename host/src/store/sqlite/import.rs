@@ -6,6 +6,7 @@
 //! checked the events; this only writes them, in large transactions.
 
 use super::dictionary::Dictionary;
+use super::id_columns::IdColumn;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::{Error, Options, failed, files, owner, rows, schema};
 use crate::exhaustion;
@@ -137,8 +138,8 @@ impl Importer {
                     event.version.0,
                     event.id.as_bytes(),
                     event.time_ms,
-                    event.correlation_id,
-                    event.causation_id,
+                    IdColumn::of(&event.correlation_id),
+                    IdColumn::of_causation(&event.causation_id, &event.correlation_id),
                     headers,
                     event.payload
                 ])

@@ -1,6 +1,7 @@
 //! The reader: one thread's own connection, and the entries that are only in memory.
 
 use super::dictionary::Dictionary;
+use super::id_columns::IdColumn;
 use super::outbox::Queue;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
@@ -234,10 +235,10 @@ impl EventReader for SqliteReader {
         };
         let (condition, id, own) = match &search.id {
             None => ("?3 IS NULL AND ?4 IS NULL", None, None),
-            Some(SearchedId::Correlation(id)) => ("correlation_id = ?3 AND ?4 IS NULL", Some(id), None),
+            Some(SearchedId::Correlation(id)) => ("correlation_id = ?3 AND ?4 IS NULL", Some(IdColumn::of(id)), None),
             Some(SearchedId::Any(id)) => {
                 let own = uuid::Uuid::try_parse(id).ok().map(|id| id.into_bytes());
-                ("(correlation_id = ?3 OR causation_id = ?3 OR id = ?4)", Some(id), own)
+                ("(correlation_id = ?3 OR causation_id = ?3 OR id = ?4)", Some(IdColumn::of(id)), own)
             }
         };
         let order = if is_forwards { "ASC" } else { "DESC" };

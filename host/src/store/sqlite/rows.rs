@@ -2,6 +2,7 @@
 
 use super::dictionary::Dictionary;
 use super::encoding::{Extras, decode_headers};
+use super::id_columns::ReadId;
 use super::{Error, failed};
 use crate::model::{DeadLetter, KeptDeadLetter, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
@@ -61,6 +62,8 @@ pub(super) fn event(
         Ok(Some(bytes)) => decode_headers(position, bytes)?,
         _ => Extras::default(),
     };
+    let ReadId(correlation_id) = row.get(6).map_err(&failed)?;
+    let causation_id = row.get::<_, Option<ReadId>>(7).map_err(&failed)?;
     Ok(RecordedEvent {
         position,
         stream: StreamId { aggregate_type: names.aggregate_type.clone(), aggregate_id: row.get(2).map_err(&failed)? },
@@ -69,8 +72,8 @@ pub(super) fn event(
         id: uuid::Uuid::from_bytes(row.get(4).map_err(&failed)?),
         time_ms: row.get(5).map_err(&failed)?,
         first_ms,
-        correlation_id: row.get(6).map_err(&failed)?,
-        causation_id: row.get(7).map_err(&failed)?,
+        causation_id: causation_id.map_or_else(|| correlation_id.clone(), |id| id.0),
+        correlation_id,
         hops,
         headers,
         payload: row.get(9).map_err(&failed)?,

@@ -14,7 +14,7 @@ use std::time::Duration;
 const TABLES: &str = include_str!("schema.sql");
 
 /// The format of the file. There is no migration from other formats, because formats 1 to 9 were never released.
-const FORMAT: i64 = 11;
+const FORMAT: i64 = 12;
 
 /// The longest wait for another program that has locked the file.
 pub(super) const BUSY_TIME_MAX: Duration = Duration::from_secs(5);

@@ -25,8 +25,8 @@ CREATE TABLE events (
     version INTEGER NOT NULL,       -- from 1 in each stream, no gaps
     id BLOB NOT NULL,               -- UUID version 7
     time_ms INTEGER NOT NULL,
-    correlation_id TEXT NOT NULL,
-    causation_id TEXT NOT NULL,
+    correlation_id BLOB NOT NULL,   -- the 16 bytes of a UUID, or text
+    causation_id BLOB,              -- the same; NULL where it is the correlation_id
     headers BLOB,                   -- postcard; NULL where there are none
     payload BLOB NOT NULL
 );
