@@ -20,18 +20,18 @@ pub use handlers::{Guest, GuestError, Handlers};
 pub use second_opinion::CodeWatch;
 
 use crate::ack::{Ack, Unanswered};
+use crate::bell;
 use crate::bounds::Bounds;
 use crate::model::{Command, IdRule, Outcome, QuickMap};
 use crate::status::State;
 use crate::store::{self, EventStore};
 use crate::supervise::{self, Held as _, Shared as _};
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::TrySendError;
 use mailbox::Senders;
 use pending_command::{Gauges, PendingCommand};
-use prebuild::PrebuildRequest;
 use redelivery::CommandRedeliveries;
-use shard::Shard;
+use shard::{Inbound, Shard};
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
@@ -318,7 +318,7 @@ impl Aggregates {
     /// is full, so it is for threads that have nothing else to do.
     pub fn send(&self, command: Arc<Command>, ack: Ack<Outcome>) -> Result<(), Unaccepted> {
         self.queue(command, ack, |_, queues, pending| {
-            queues.follow_ups.send(pending).map_err(|refused| Untaken::Ended(refused.0))
+            queues.follow_up(pending).map_err(|refused| Untaken::Ended(refused.0))
         })
     }
 
@@ -421,7 +421,7 @@ impl Inbox for Aggregates {
             if mailbox.gauges.pending.now().without(pending.weight()).bytes() >= mailbox.queue_bytes_max {
                 return Err(Untaken::Full(pending));
             }
-            queues.arrivals.try_send(pending).map_err(|refused| match refused {
+            queues.arrive(pending).map_err(|refused| match refused {
                 TrySendError::Full(pending) => Untaken::Full(pending),
                 TrySendError::Disconnected(pending) => Untaken::Ended(pending),
             })
@@ -433,7 +433,7 @@ fn prebuilding<H: Handlers>(
     handlers: Arc<H>,
     store: Arc<dyn EventStore>,
     aggregate_type: Arc<str>,
-    shard: Sender<PrebuildRequest<H::Guest>>,
+    shard: prebuild::Requests<H::Guest>,
 ) -> Prebuild {
     Box::new(move |until| {
         let (Some(Ok(guest)), Ok(mut reader)) = (handlers.candidate(), store.reader()) else { return };
@@ -451,11 +451,12 @@ impl Prepared {
     ) -> Result<Self, StartError> {
         let (mut mailboxes, mut start) = (Vec::new(), Vec::<StartShard>::new());
         for number in 0..shards.max(1) {
-            let (senders, receivers) = mailbox::queues(options.queue_max);
+            let (bell, waiter) = bell::bell();
+            let (senders, receivers) = mailbox::queues(options.queue_max, bell.clone());
             let gauges = Arc::new(Gauges::default());
-            let (requests, requested) = prebuild::requests();
-            let shard =
-                Shard::new(handlers.clone(), store.clone(), options.clone(), receivers, requested, gauges.clone())?;
+            let (requests, requested) = prebuild::requests(bell.clone());
+            let inbound = Inbound { bell, waiter, receivers, requests: requested };
+            let shard = Shard::new(handlers.clone(), store.clone(), options.clone(), inbound, gauges.clone())?;
             let prebuild = prebuilding(handlers.clone(), store.clone(), aggregate_type.into(), requests);
             let name = format!("{aggregate_type}-{number}");
             start.push(Box::new(move |redeliveries| {

@@ -37,6 +37,7 @@ pub mod plugin;
 
 mod address;
 pub mod backoff;
+mod bell;
 pub mod bounds;
 mod certificates;
 pub mod clock;

@@ -5,7 +5,8 @@
 //! evicted for newer ones. So they have their own queue. Commands from outside still get their turn.
 
 use super::pending_command::PendingCommand;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crate::bell::Bell;
+use crossbeam_channel::{Receiver, SendError, Sender, TryRecvError, TrySendError, bounded};
 
 /// The number of subscriptions' commands in a row while others wait.
 const ROW_MAX: u32 = 16;
@@ -13,22 +14,49 @@ const ROW_MAX: u32 = 16;
 /// The sending ends of the queues.
 pub(super) struct Senders {
     /// The queue of commands that follow from recorded events.
-    pub(super) follow_ups: Sender<PendingCommand>,
+    follow_ups: Sender<PendingCommand>,
     /// The queue of all other commands.
-    pub(super) arrivals: Sender<PendingCommand>,
+    arrivals: Sender<PendingCommand>,
+    /// The shard's bell. It is the last field, because the shard has to find the queues without senders.
+    bell: LastBell,
+}
+
+/// A bell that rings once more when it is dropped.
+struct LastBell(Bell);
+
+impl Drop for LastBell {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
+
+impl Senders {
+    /// Queues a command that follows from recorded events, and waits while the queue is full.
+    pub(super) fn follow_up(&self, order: PendingCommand) -> Result<(), SendError<PendingCommand>> {
+        self.follow_ups.send(order)?;
+        self.bell.0.ring();
+        Ok(())
+    }
+
+    /// Queues any other command.
+    pub(super) fn arrive(&self, order: PendingCommand) -> Result<(), TrySendError<PendingCommand>> {
+        self.arrivals.try_send(order)?;
+        self.bell.0.ring();
+        Ok(())
+    }
 }
 
 /// The receiving ends of the queues.
 pub(super) struct Receivers {
-    pub(super) follow_ups: Receiver<PendingCommand>,
-    pub(super) arrivals: Receiver<PendingCommand>,
+    follow_ups: Receiver<PendingCommand>,
+    arrivals: Receiver<PendingCommand>,
     in_a_row: u32,
 }
 
-/// Creates both queues, with room for `queue_max` commands each.
-pub(super) fn queues(queue_max: usize) -> (Senders, Receivers) {
+/// Creates both queues, with room for `queue_max` commands each. The bell rings after each command.
+pub(super) fn queues(queue_max: usize, bell: Bell) -> (Senders, Receivers) {
     let (follow_ups, arrivals) = (bounded(queue_max), bounded(queue_max));
-    let senders = Senders { follow_ups: follow_ups.0, arrivals: arrivals.0 };
+    let senders = Senders { follow_ups: follow_ups.0, arrivals: arrivals.0, bell: LastBell(bell) };
     (senders, Receivers { follow_ups: follow_ups.1, arrivals: arrivals.1, in_a_row: 0 })
 }
 
@@ -53,15 +81,16 @@ impl Receivers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bell;
 
     #[test]
     fn follow_ups_go_first_and_arrivals_get_their_turn() {
-        let (senders, mut receivers) = queues(100);
+        let (senders, mut receivers) = queues(100, bell::bell().0);
         for _ in 0..40 {
-            senders.follow_ups.send(PendingCommand::example("f")).unwrap();
+            assert!(senders.follow_up(PendingCommand::example("f")).is_ok());
         }
         for _ in 0..2 {
-            senders.arrivals.send(PendingCommand::example("a")).unwrap();
+            assert!(senders.arrive(PendingCommand::example("a")).is_ok());
         }
         drop(senders);
         let taken: String =
@@ -72,10 +101,10 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_when_the_senders_go() {
-        let (senders, mut receivers) = queues(100);
+        let (senders, mut receivers) = queues(100, bell::bell().0);
         assert!(matches!(receivers.next(), Err(TryRecvError::Empty)));
-        senders.follow_ups.send(PendingCommand::example("f")).unwrap();
-        senders.arrivals.send(PendingCommand::example("a")).unwrap();
+        assert!(senders.follow_up(PendingCommand::example("f")).is_ok());
+        assert!(senders.arrive(PendingCommand::example("a")).is_ok());
         drop(senders);
         assert!(receivers.next().is_ok() && receivers.next().is_ok());
         assert!(matches!(receivers.next(), Err(TryRecvError::Disconnected)));

@@ -5,6 +5,7 @@
 //! when the code switches, and each aggregate catches up with its stream when it is used next.
 
 use super::handlers::{Guest, GuestError};
+use crate::bell::Bell;
 use crate::model::{StreamId, Version};
 use crate::store::{self, Reader};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -38,9 +39,25 @@ pub(super) struct Prebuilt<G: Guest> {
     pub(super) live: Vec<(Arc<str>, G::Live, Version)>,
 }
 
-/// Creates the queue of requests to a shard.
-pub(super) fn requests<G: Guest>() -> (Sender<PrebuildRequest<G>>, Receiver<PrebuildRequest<G>>) {
-    bounded(REQUESTS_MAX)
+/// The sending end of the requests to a shard.
+pub(super) struct Requests<G: Guest> {
+    queue: Sender<PrebuildRequest<G>>,
+    bell: Bell,
+}
+
+/// Creates the queue of requests to a shard. The bell rings after each.
+pub(super) fn requests<G: Guest>(bell: Bell) -> (Requests<G>, Receiver<PrebuildRequest<G>>) {
+    let (queue, requested) = bounded(REQUESTS_MAX);
+    (Requests { queue, bell }, requested)
+}
+
+impl<G: Guest> Requests<G> {
+    /// Asks the shard. Returns false if it has ended, or is busy with other requests.
+    fn ask(&self, request: PrebuildRequest<G>) -> bool {
+        let is_queued = self.queue.try_send(request).is_ok();
+        self.bell.ring();
+        is_queued
+    }
 }
 
 /// Rebuilds the aggregates that a shard used last in a guest of new code, until the time is up, and hands them to the shard.
@@ -48,12 +65,12 @@ pub(super) fn prebuild<G: Guest>(
     guest: G,
     reader: &mut dyn Reader,
     aggregate_type: &Arc<str>,
-    shard: &Sender<PrebuildRequest<G>>,
+    shard: &Requests<G>,
     until: Instant,
 ) {
     let (answer, answered) = bounded(1);
-    // An error means that the shard has ended, or is busy with other requests. Then its aggregates are rebuilt when they are used.
-    if shard.try_send(PrebuildRequest::Recent(answer)).is_err() {
+    // If the shard does not answer, its aggregates are rebuilt when they are used.
+    if !shard.ask(PrebuildRequest::Recent(answer)) {
         return;
     }
     let Ok(mut recent) = answered.recv_timeout(ANSWER_MAX) else { return };
@@ -68,7 +85,7 @@ pub(super) fn prebuild<G: Guest>(
             Err(_) => return,
         }
     }
-    let _ = shard.try_send(PrebuildRequest::Adopt(built));
+    shard.ask(PrebuildRequest::Adopt(built));
 }
 
 impl<G: Guest> Prebuilt<G> {

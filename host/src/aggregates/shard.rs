@@ -24,13 +24,14 @@ use super::prebuild::PrebuildRequest;
 use super::redelivery::CommandRedeliveries;
 use super::second_opinion::CodeWatch;
 use crate::ack::Ack;
+use crate::bell::{Bell, Waiter};
 use crate::framing;
 use crate::model::{
     Command, ExpectedVersion, Failing, NewEvent, Outcome, OutcomeUse, QuickMap, Refusal, Undecided, Version,
 };
 use crate::store::{self, Append, Appended, Decision, EventStore};
 use crate::supervise::{self, Held as _};
-use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -65,15 +66,23 @@ struct Settled {
 /// The way of decisions to the store and back.
 struct Appends {
     store: Arc<dyn EventStore>,
-    results: (Sender<Settled>, Receiver<Settled>),
+    returns: Arc<Returns>,
+    results: Receiver<Settled>,
+}
+
+/// The way of the results to the shard.
+struct Returns {
+    results: Sender<Settled>,
+    bell: Bell,
 }
 
 impl Appends {
     /// Results that come to queues before this one are lost.
     #[expect(clippy::disallowed_methods, reason = "what comes back is bounded by what is in flight")]
-    fn new(store: Arc<dyn EventStore>) -> Self {
+    fn new(store: Arc<dyn EventStore>, bell: Bell) -> Self {
         // The store's writer must never wait for a shard.
-        Self { store, results: crossbeam_channel::unbounded() }
+        let (sender, results) = crossbeam_channel::unbounded();
+        Self { store, returns: Arc::new(Returns { results: sender, bell }), results }
     }
 
     /// Has the store record one more decision of an aggregate.
@@ -88,12 +97,13 @@ impl Appends {
         let chain = Some(decisions.chain().clone());
         let append = Append { command: order.command.clone(), expected, decision, chain };
         let number = decisions.add(order, answer);
-        let (aggregate, results) = (decisions.stream().aggregate_id.clone(), self.results.0.clone());
+        let (aggregate, returns) = (decisions.stream().aggregate_id.clone(), self.returns.clone());
         self.store.append(
             append,
             Ack::new(move |result| {
                 // An error means that the shard has ended or restarted.
-                let _ = results.send(Settled { aggregate, number, result });
+                let _ = returns.results.send(Settled { aggregate, number, result });
+                returns.bell.ring();
             }),
         );
     }
@@ -124,6 +134,16 @@ impl<H: Handlers> Busy<H> {
     }
 }
 
+/// What comes to a shard from outside.
+pub(super) struct Inbound<H: Handlers> {
+    pub(super) receivers: Receivers,
+    /// Requests for what new code is prepared with.
+    pub(super) requests: Receiver<PrebuildRequest<H::Guest>>,
+    /// The bell that is rung for everything.
+    pub(super) bell: Bell,
+    pub(super) waiter: Waiter,
+}
+
 pub(super) struct Shard<H: Handlers> {
     instances: Instances<H>,
     appends: Appends,
@@ -134,9 +154,7 @@ pub(super) struct Shard<H: Handlers> {
     /// The times of the retries, with the aggregate of each.
     retries: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     redeliveries: CommandRedeliveries,
-    receivers: Receivers,
-    /// Requests for what new code is prepared with.
-    requests: Receiver<PrebuildRequest<H::Guest>>,
+    inbound: Inbound<H>,
     gauges: Arc<Gauges>,
     /// Whether the gauges show trouble.
     is_troubled: bool,
@@ -147,8 +165,7 @@ impl<H: Handlers> Shard<H> {
         handlers: Arc<H>,
         store: Arc<dyn EventStore>,
         options: Options,
-        receivers: Receivers,
-        requests: Receiver<PrebuildRequest<H::Guest>>,
+        inbound: Inbound<H>,
         gauges: Arc<Gauges>,
     ) -> Result<Self, super::StartError> {
         Ok(Self {
@@ -157,10 +174,9 @@ impl<H: Handlers> Shard<H> {
             in_flight: 0,
             retries: BinaryHeap::new(),
             redeliveries: CommandRedeliveries::default(),
-            appends: Appends::new(store),
+            appends: Appends::new(store, inbound.bell.clone()),
             options,
-            receivers,
-            requests,
+            inbound,
             gauges,
             is_troubled: false,
         })
@@ -179,7 +195,7 @@ impl<H: Handlers> Shard<H> {
         self.busy.clear();
         self.in_flight = 0;
         self.retries.clear();
-        self.appends = Appends::new(self.appends.store.clone());
+        self.appends = Appends::new(self.appends.store.clone(), self.inbound.bell.clone());
         let dropped = std::mem::take(&mut *self.gauges.dropped.held());
         dropped.iter().for_each(|command| self.redeliveries.add(command));
         self.instances.lose();
@@ -192,41 +208,28 @@ impl<H: Handlers> Shard<H> {
         while open || self.in_flight > 0 {
             supervise::round();
             // Settled appends go first: they free aggregates and make room.
-            while let Ok(settled) = self.appends.results.1.try_recv() {
+            while let Ok(settled) = self.appends.results.try_recv() {
                 self.settled(settled);
             }
-            while let Ok(request) = self.requests.try_recv() {
+            while let Ok(request) = self.inbound.requests.try_recv() {
                 self.prepare(request);
             }
             self.try_again(open);
             self.gauges.live.store(self.instances.len(), Ordering::Relaxed);
             let room = open && self.in_flight < self.options.in_flight_max;
-            match if room { self.receivers.next() } else { Err(TryRecvError::Empty) } {
+            match if room { self.inbound.receivers.next() } else { Err(TryRecvError::Empty) } {
                 Ok(order) => self.accept(order),
                 Err(TryRecvError::Disconnected) => open = false,
-                Err(TryRecvError::Empty) if room => self.wait(true),
-                Err(TryRecvError::Empty) if self.in_flight > 0 => self.wait(false),
+                Err(TryRecvError::Empty) if open || self.in_flight > 0 => self.wait(),
                 Err(TryRecvError::Empty) => {}
             }
         }
     }
 
     /// Waits until there is something to do or the senders are dropped.
-    fn wait(&mut self, room: bool) {
-        let never = crossbeam_channel::never();
-        let Receivers { follow_ups, arrivals, .. } = &self.receivers;
-        let (follow_ups, arrivals) = if room { (follow_ups, arrivals) } else { (&never, &never) };
-        let due = self.retries.peek().map_or_else(crossbeam_channel::never, |Reverse((due, _))| {
-            // This creates a channel, but only while a command waits for a retry.
-            crossbeam_channel::at((*due).min(Instant::now() + LOOK_FOR_CODE))
-        });
-        select! {
-            recv(self.appends.results.1) -> settled => settled.into_iter().for_each(|settled| self.settled(settled)),
-            recv(follow_ups) -> order => order.into_iter().for_each(|order| self.accept(order)),
-            recv(arrivals) -> order => order.into_iter().for_each(|order| self.accept(order)),
-            recv(self.requests) -> request => request.into_iter().for_each(|request| self.prepare(request)),
-            recv(due) -> _ => {}
-        }
+    fn wait(&self) {
+        let due = self.retries.peek().map(|Reverse((due, _))| (*due).min(Instant::now() + LOOK_FOR_CODE));
+        self.inbound.waiter.wait(due);
     }
 
     /// Answers those who prepare new code.

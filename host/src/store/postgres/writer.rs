@@ -13,6 +13,7 @@ use super::hints::{Head, Hints, LOCK_HEAD, READ_HEAD};
 use super::owner;
 use super::pending::Pending;
 
+use crate::bell;
 use crate::model::{Command, Position, QuickMap};
 use crate::store::age::{Age, Moment};
 use crate::store::fault::{self, FaultPoint};
@@ -450,10 +451,12 @@ impl Writer {
         fault::at(FaultPoint::EntriesShown);
         self.announce();
         fault::at(FaultPoint::WatchersWoken);
-        for answer in batch.answers {
-            answer.deliver();
-            fault::at(FaultPoint::Answered);
-        }
+        bell::together(|| {
+            for answer in batch.answers {
+                answer.deliver();
+                fault::at(FaultPoint::Answered);
+            }
+        });
         fault::at(FaultPoint::AllAnswered);
     }
 

@@ -22,6 +22,7 @@ use super::write_request::{PendingAnswer, WriteRequest, refuse_beyond, split};
 use super::{
     Error, Meters, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema,
 };
+use crate::bell;
 use crate::model::{Command, DeadLetter, Origin, QuickMap, SinkName};
 use crate::store::recording::{Recording as _, StreamHead};
 use crate::supervise;
@@ -484,10 +485,12 @@ impl Writer {
         fault::at(FaultPoint::EntriesShown);
         self.announce();
         fault::at(FaultPoint::WatchersWoken);
-        for answer in batch.answers {
-            answer.deliver();
-            fault::at(FaultPoint::Answered);
-        }
+        bell::together(|| {
+            for answer in batch.answers {
+                answer.deliver();
+                fault::at(FaultPoint::Answered);
+            }
+        });
         fault::at(FaultPoint::AllAnswered);
         self.limit_log();
     }
