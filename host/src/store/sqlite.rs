@@ -19,6 +19,7 @@ mod http_requests;
 mod id_columns;
 mod import;
 mod inspection;
+mod known_streams;
 mod ledgers;
 mod outbox;
 mod owner;
@@ -72,6 +73,7 @@ pub struct SqliteStore {
     front: Front,
     writer: supervise::Thread,
     index: Arc<StreamIndex>,
+    known_streams: known_streams::Reading,
     tail: Arc<Tail>,
     snapshots: snapshots::Snapshots,
     identity: Uuid,
@@ -94,7 +96,8 @@ impl SqliteStore {
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         let snapshots = snapshots::Snapshots::new(path, index.clone());
-        Ok(Self { path: path.to_owned(), front, writer, index, tail, snapshots, identity })
+        let known_streams = known_streams::Reading::begin(path, index.clone());
+        Ok(Self { path: path.to_owned(), front, writer, index, known_streams, tail, snapshots, identity })
     }
 }
 
@@ -147,6 +150,7 @@ impl EventStore for SqliteStore {
 
     fn close(&self) {
         self.snapshots.close();
+        self.known_streams.end();
         self.front.close();
         self.writer.join();
     }

@@ -230,7 +230,8 @@ impl Writer {
         }
         let version = match self.index.recent_version(key) {
             Some(version) => version,
-            None => self.indexed_version(key)?,
+            None if self.index.known.may_have(key) => self.indexed_version(key)?,
+            None => 0,
         };
         let head = StreamHead { version, archived: self.is_archived(key)? };
         self.heads.put(key.clone(), head);

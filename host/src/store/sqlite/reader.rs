@@ -4,7 +4,7 @@ use super::dictionary::Dictionary;
 use super::id_columns::IdColumn;
 use super::outbox::Queue;
 use super::snapshots::{self, SnapshotReader};
-use super::stream_index::{CHUNK_COLUMNS, Chunk, StreamIndex};
+use super::stream_index::{CHUNK_COLUMNS, Chunk, Key, StreamIndex};
 use super::tail::Tail;
 use super::{Error, callbacks, dead_letters, failed, held_keys, http_requests, places, rows, schema};
 use crate::filter::Filter;
@@ -67,17 +67,34 @@ impl SqliteReader {
         order: Order,
         limit: usize,
     ) -> Result<Vec<u64>, Error> {
-        let failed = failed("reading the stream index");
         let (from, to, limit) = (within_sqlite(from), within_sqlite(to), limit.min(i64::MAX as usize));
-        let Some(number) =
-            self.dictionary.find_aggregate_type(&self.connection, &stream.aggregate_type).map_err(&failed)?
-        else {
+        let number = self.dictionary.find_aggregate_type(&self.connection, &stream.aggregate_type);
+        let Some(number) = number.map_err(failed("reading the stream index"))? else {
             return Ok(Vec::new());
         };
         let key = (number, stream.aggregate_id.clone());
         // Memory is read first, because an entry leaves it only after it is in the table.
         let mut found: BTreeMap<u64, u64> =
             self.index.recent(&key).into_iter().filter(|(version, _)| (from..=to).contains(version)).collect();
+        if self.index.known.may_have(&key) {
+            self.add_indexed(&mut found, &key, (from, to), order, limit)?;
+        }
+        Ok(match order {
+            Order::Forwards => found.into_values().take(limit).collect(),
+            Order::Backwards => found.into_values().rev().take(limit).collect(),
+        })
+    }
+
+    /// Adds the entries of the table with versions within the bounds, as many as are wanted.
+    fn add_indexed(
+        &self,
+        found: &mut BTreeMap<u64, u64>,
+        key: &Key,
+        (from, to): (u64, u64),
+        order: Order,
+        limit: usize,
+    ) -> Result<(), Error> {
+        let failed = failed("reading the stream index");
         // A row has several consecutive versions, so the first wanted one may be in a row that begins before it.
         let sql = match order {
             Order::Forwards => format!(
@@ -103,10 +120,7 @@ impl SqliteReader {
             let wanted = chunk.entries().filter(|(version, _)| (from..=to).contains(version));
             indexed += wanted.map(|(version, position)| found.insert(version, position)).count();
         }
-        Ok(match order {
-            Order::Forwards => found.into_values().take(limit).collect(),
-            Order::Backwards => found.into_values().rev().take(limit).collect(),
-        })
+        Ok(())
     }
 
     fn events_at(&mut self, positions: &[u64]) -> Result<Vec<RecordedEvent>, Error> {

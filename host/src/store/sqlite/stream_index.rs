@@ -7,6 +7,7 @@
 //! crash loses nothing, because the events above the mark are read at the start.
 
 use super::fault::{self, FaultPoint};
+use super::known_streams::KnownStreams;
 use super::{Error, Options, failed, rows};
 use crate::model::QuickMap;
 use crate::supervise::Shared as _;
@@ -71,6 +72,8 @@ impl Chunk {
 #[derive(Default)]
 pub(super) struct StreamIndex {
     recent: RwLock<Recent>,
+    /// The streams that may have a row in the table.
+    pub(super) known: KnownStreams,
 }
 
 #[derive(Default)]
@@ -231,6 +234,7 @@ impl Filler {
         let frozen = recent.frozen.clone();
         // Readers need not wait for the rest.
         drop(recent);
+        self.index.known.add(frozen.keys());
         self.growing = Growing::default();
         let mut streams: Vec<_> = frozen.iter().collect();
         streams.sort_unstable_by_key(|(key, _)| *key);
