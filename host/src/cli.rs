@@ -22,9 +22,11 @@ mod histories;
 mod host_file;
 mod kafka;
 mod manifest_file;
+mod migrate;
 mod new;
 mod output;
 mod plugins;
+mod progress;
 mod projections;
 mod query;
 mod reload;
@@ -34,6 +36,7 @@ mod restore;
 mod run;
 mod send;
 mod store;
+mod store_place;
 mod streams;
 mod subscriptions;
 mod table;
@@ -115,7 +118,7 @@ enum Command {
     /// Show, archive or restore a stream.
     #[command(subcommand)]
     Streams(streams::Command),
-    /// Check, copy, restore or measure a store.
+    /// Check, copy, restore, move or measure a store.
     #[command(subcommand)]
     Store(store::Command),
     /// Inspect and change a Kafka cluster: topics, groups, records, offsets.
@@ -245,6 +248,9 @@ mod tests {
             "store restore copy.sqlite",
             "store restore copy.sqlite wasmill.toml --data d --dry-run --json",
             "store stats --count --json",
+            "store stats --manifest wasmill.toml",
+            "store migrate --from d --to postgres://u@h/d --json",
+            "store reopen d --yes",
             "store orphans",
             "store orphans wasmill.toml --data d --forget subscription/old --forget sink/feed --json",
             "kafka topics list --brokers k:9092 --internal --json",

@@ -6,6 +6,7 @@
 //! `postgres`, only the functions of this file that take a [`Location`] know which stores there are.
 
 mod age;
+mod content;
 mod dead_letters;
 mod encoding;
 mod error;
@@ -16,6 +17,8 @@ mod http_requests;
 mod ids;
 mod ledger;
 mod maintenance;
+mod move_mark;
+mod moving;
 mod options;
 mod parts;
 mod places;
@@ -26,6 +29,7 @@ mod room;
 mod snapshot_limits;
 pub mod sqlite;
 mod tail;
+mod verify;
 mod watches;
 mod write_request;
 
@@ -48,6 +52,7 @@ pub use http_requests::{
 };
 pub use ledger::Ledger;
 pub use maintenance::{Backup, CopyName, Counted, Maintenance, Statistics, TypeCount};
+pub use moving::{MoveStep, Moved, migrate, moved_to, reopen};
 pub use options::{DeadLetterLimits, Options};
 pub(crate) use parts::of_ledger as part_of_ledger;
 pub use places::{Part, PartKind, Place};
@@ -55,6 +60,7 @@ pub use progress::{
     Advanced, CallbackChange, FlowQuery, HeldKey, KeptTimer, KeyChange, KeyState, NextCallback, Progress,
     ProgressReader, Reached, SagaAppend, Step, TimerQuery, UnderWay,
 };
+pub use verify::Report;
 
 /// The location of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +75,14 @@ impl Location {
     /// Returns the location of a data folder's embedded store.
     pub fn of_folder(data: &Path) -> Self {
         Self::Sqlite(data.join(sqlite::FILE_NAME))
+    }
+
+    /// Returns how a command names the store. There is no password in it.
+    pub fn in_command(&self) -> String {
+        match self {
+            Self::Sqlite(file) => file.display().to_string(),
+            Self::Postgres(address) => address.url().to_owned(),
+        }
     }
 }
 
@@ -115,12 +129,32 @@ pub fn inspect(location: &Location) -> Result<Inspection, Error> {
     }
 }
 
-/// Returns the parts that have a place in a store that no host has open. This changes nothing and creates no store.
-pub fn places(location: &Location) -> Result<Vec<Place>, Error> {
+/// Verifies a store. An embedded store must not be open in a host. A store in PostgreSQL is verified as it is at one moment, and a host
+/// may use it meanwhile. An error means that the verification was not possible; problems of the store are in the report.
+pub fn verify(location: &Location) -> Result<Report, Error> {
     match location {
+        Location::Sqlite(file) => sqlite::verify(file),
+        Location::Postgres(address) => postgres::verify(address),
+    }
+}
+
+/// Returns the statistics of a store. An embedded store must not be open in a host.
+pub fn statistics_of(location: &Location, count: bool) -> Result<Statistics, Error> {
+    match location {
+        Location::Sqlite(file) => sqlite::statistics(file, count),
+        Location::Postgres(address) => postgres::statistics(address, count),
+    }
+}
+
+/// Returns the parts that have a place in a store that no host has open. This changes nothing and creates no store. Fails if the store
+/// was moved, or is the target of a move that has not ended.
+pub fn places(location: &Location) -> Result<Vec<Place>, Error> {
+    let places = match location {
         Location::Sqlite(file) => sqlite::places(file),
         Location::Postgres(address) => postgres::places(address),
-    }
+    }?;
+    moving::refuse_marked(location)?;
+    Ok(places)
 }
 
 /// Returns a fact of a store that no host has open, or `None` if there is no such store. This changes nothing and creates

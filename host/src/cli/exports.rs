@@ -7,9 +7,9 @@ use super::client::{Client, Reply, Target};
 use super::default_manifest::ManifestArg;
 use super::failure::CommandFailure;
 use super::output;
+use super::progress::{Progress, say};
 use super::store::at_rest;
 use super::table::number;
-use crate::escape::escape;
 use crate::export::{Broken, Check, End, Export, Head, Item, Lines, Reading, Rules};
 use crate::manifest::{Brokers, Manifest, Overrides, Start};
 use crate::model::{IdRule, Position, RecordedEvent, StreamId};
@@ -20,13 +20,10 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The file that stands for standard output or standard input.
 const STANDARD: &str = "-";
-
-/// The interval at which a long run says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// The most bytes of a line on its way from a host, which the host decides.
 const LINE_BYTES_MAX: usize = 2 << 30;
@@ -181,7 +178,7 @@ fn from_inspection(
 ) -> Result<(Head, End), CommandFailure> {
     let failed = |error: store::Error| CommandFailure::failed(error.to_string());
     let Inspection { identity, ref mut reader, newest, .. } = inspection;
-    let mut progress = Progress::new("exported", newest.event);
+    let mut progress = Progress::of_events("exported", newest.event);
     let mut export = Export::new(identity, Position(newest.event));
     while let Some(page) = export.page(&mut **reader).map_err(failed)? {
         out.write_all(&page).map_err(&unwritten)?;
@@ -204,7 +201,7 @@ fn from_host(
     let incomplete =
         |cause: String| CommandFailure::failed(format!("the answer of the host is no whole export: {cause}"));
     let mut lines = Lines::new(BufReader::with_capacity(1 << 16, body), LINE_BYTES_MAX);
-    let (mut check, mut progress) = (Check::default(), Progress::new("exported", 0));
+    let (mut check, mut progress) = (Check::default(), Progress::of_events("exported", 0));
     while let Some(line) = lines.read().map_err(|broken| incomplete(broken.to_string()))? {
         check.line(line).map_err(incomplete)?;
         out.write_all(line).map_err(&unwritten)?;
@@ -247,7 +244,7 @@ fn import(file: &Path, manifest: &Manifest, places: [Option<Begin>; 2], json: bo
     let begins = begins(manifest, &subscribers, places);
     let started = Instant::now();
     let (from_store, to) = (reading.head().store.clone(), reading.head().to);
-    let (mut events, mut archived_streams, mut progress) = (0, 0, Progress::new("imported", to));
+    let (mut events, mut archived_streams, mut progress) = (0, 0, Progress::of_events("imported", to));
     while let Some(item) = reading.read().map_err(broken)? {
         match item {
             Item::Event(event) => {
@@ -409,36 +406,6 @@ fn text(report: &Report) -> String {
     }
     notes.iter().for_each(|note| text += &format!("note: {note}\n"));
     text
-}
-
-/// Says on standard error how far a long run is.
-struct Progress {
-    what: &'static str,
-    of: u64,
-    next: Instant,
-}
-
-impl Progress {
-    /// Begins, with the number of events in all, or 0 if that is not known.
-    fn new(what: &'static str, of: u64) -> Self {
-        Self { what, of, next: Instant::now() + PROGRESS_EVERY }
-    }
-
-    fn at(&mut self, events: u64) {
-        // The clock is not read for each event.
-        if !events.is_multiple_of(256) || Instant::now() < self.next {
-            return;
-        }
-        self.next = Instant::now() + PROGRESS_EVERY;
-        let of = if self.of > 0 { format!(" of {}", number(self.of)) } else { String::new() };
-        say(&format!("{} {}{of} events", self.what, number(events)));
-    }
-}
-
-/// Writes a line to standard error.
-fn say(text: &str) {
-    // If standard error can't be written, only the exit code is left.
-    let _ = writeln!(io::stderr(), "{}", escape(text));
 }
 
 /// A writer that counts bytes.

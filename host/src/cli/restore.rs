@@ -11,7 +11,7 @@ use crate::manifest::{Brokers, Manifest, Overrides};
 use crate::paths;
 use crate::projection;
 use crate::store::sqlite::{self, Report, Restore};
-use crate::store::{Error, Inspection};
+use crate::store::{self as stores, Error, Inspection, Location};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +71,7 @@ pub(super) fn restore(args: Args, json: bool) -> Result<(), CommandFailure> {
         }
     };
     let place = data.join(sqlite::FILE_NAME);
+    refuse_moved(&place)?;
     let mut outcome = Outcome {
         restored: false,
         backup: backup.display().to_string(),
@@ -99,6 +100,20 @@ pub(super) fn restore(args: Args, json: bool) -> Result<(), CommandFailure> {
     match json {
         true => output::line(&serde_json::json!(outcome).to_string()),
         false => output::text(&text(&outcome)),
+    }
+}
+
+/// Fails if the store at a place was moved. With a backup there, a host would start on it again beside that of the other store.
+fn refuse_moved(place: &Path) -> Result<(), CommandFailure> {
+    // What else is wrong with a store that is to be replaced does not matter.
+    match stores::moved_to(&Location::Sqlite(place.to_owned())) {
+        Ok(Some(other)) => Err(CommandFailure::failed(format!(
+            "the store {} was moved to {other}, where hosts use it now, and nothing was changed: restore that one; if it is lost, run \
+             `wasmill store reopen {} --yes` first",
+            place.display(),
+            place.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

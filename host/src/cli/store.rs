@@ -1,26 +1,27 @@
-//! `wasmill store`: checks, copies, restores and measures a store.
+//! `wasmill store`: checks, copies, restores, moves and measures a store.
 //!
-//! `verify` and `restore` need a store that no host has open. The others ask the host that has it open. If no host has it open and
+//! `verify`, `restore` and `migrate` need a store that no host has open. The others ask the host that has it open. If no host has it open and
 //! the data folder was given, they read the file themselves.
 
 use super::client::{Client, Target};
 use super::default_manifest::ManifestArg;
 use super::failure::CommandFailure;
+use super::store_place::{self, Existing};
 use super::table::{Align, Table, number};
-use super::{output, restore};
+use super::{migrate, output, restore};
 use crate::ack;
 use crate::manifest::{Manifest, Overrides};
 use crate::store::sqlite::{self, Report};
-use crate::store::{self, Backup, CopyName, Counted, Error, Part, Statistics, TypeCount, postgres};
+use crate::store::{self, Backup, CopyName, Counted, Error, Location, Part, Statistics, TypeCount};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     /// Check that a store is consistent. This changes nothing.
     Verify {
-        /// The data folder, or the store's file.
-        #[arg(value_name = "DATA|FILE")]
-        place: PathBuf,
+        /// The data folder, the store's file, the URL of a store in PostgreSQL (with its password in PGPASSWORD), or the manifest.
+        #[arg(value_name = "DATA|FILE|URL|MANIFEST")]
+        place: String,
     },
     /// Copy a store into a new file. A host may be writing to it meanwhile.
     Backup {
@@ -33,6 +34,10 @@ pub(super) enum Command {
     },
     /// Put a backup in the place of a store that no host has open, which is kept aside.
     Restore(restore::Args),
+    /// Move a store from a file into PostgreSQL or back, with everything that it has. If the command ends in between, run it again.
+    Migrate(migrate::Args),
+    /// Let a store that was moved start again, if the one to which it was moved is lost.
+    Reopen(migrate::ReopenArgs),
     /// List parts that are in the store but not in the manifest, or forget some.
     Orphans {
         #[command(flatten)]
@@ -50,6 +55,9 @@ pub(super) enum Command {
         /// Also count streams and events by type. This reads every event.
         #[arg(long)]
         count: bool,
+        /// Read the store of this manifest, instead of asking a host. A store in PostgreSQL may be open in a host.
+        #[arg(long, value_name = "FILE")]
+        manifest: Option<PathBuf>,
         #[command(flatten)]
         target: Target,
     },
@@ -57,11 +65,13 @@ pub(super) enum Command {
 
 pub(super) fn store(command: Command, json: bool) -> Result<(), CommandFailure> {
     match command {
-        Command::Verify { place } => verify(place, json),
+        Command::Verify { place } => verify(&place, json),
         Command::Backup { file, target } => backup(file.as_deref(), &target, json),
         Command::Restore(args) => restore::restore(args, json),
         Command::Orphans { manifest, data, forget } => orphans(&manifest.path()?, data, &forget, json),
-        Command::Stats { count, target } => stats(count, &target, json),
+        Command::Migrate(args) => migrate::migrate(&args, json),
+        Command::Reopen(args) => migrate::reopen(&args, json),
+        Command::Stats { count, manifest, target } => stats(count, manifest.as_deref(), &target, json),
     }
 }
 
@@ -135,9 +145,16 @@ fn through_host(file: Option<&Path>, target: &Target) -> Result<Backup, CommandF
     Client::new(target)?.post("/v1/store/backup", &[], body.as_bytes())?.successful()?.decoded()
 }
 
-fn stats(count: bool, target: &Target, json: bool) -> Result<(), CommandFailure> {
-    let statistics = match at_rest(target) {
-        Some(store) => sqlite::statistics(&store, count).map_err(failure)?,
+fn stats(count: bool, manifest: Option<&Path>, target: &Target, json: bool) -> Result<(), CommandFailure> {
+    let location = match manifest {
+        Some(manifest) => {
+            let manifest = Manifest::load(manifest)?;
+            Some(crate::host::store_location(&manifest).map_err(CommandFailure::failed)?)
+        }
+        None => at_rest(target).map(Location::Sqlite),
+    };
+    let statistics = match location {
+        Some(location) => store::statistics_of(&location, count).map_err(failure)?,
         None => Client::new(target)?.get(&format!("/v1/store/stats?count={count}"))?.successful()?.decoded()?,
     };
     if json {
@@ -194,20 +211,15 @@ fn statistics_text(statistics: &Statistics) -> String {
     text
 }
 
-fn verify(place: PathBuf, json: bool) -> Result<(), CommandFailure> {
-    if place.to_str().is_some_and(postgres::Address::is_meant) {
-        return Err(CommandFailure::usage(
-            "`wasmill store verify` checks the file of an embedded store; of a store in PostgreSQL, let `pg_amcheck` check the database",
-        ));
-    }
-    let file = if place.is_dir() { place.join(sqlite::FILE_NAME) } else { place };
-    let report = sqlite::verify(&file).map_err(|cause| CommandFailure::failed(cause.to_string()))?;
+fn verify(place: &str, json: bool) -> Result<(), CommandFailure> {
+    let location = store_place::location(place, Existing::Yes)?;
+    let report = store::verify(&location).map_err(failure)?;
     if json {
         let mut line = serde_json::json!(report);
         line["ok"] = report.is_sound().into();
         output::line(&line.to_string())?;
     } else {
-        output::text(&format!("{}\n{}", file.display(), text(&report)))?;
+        output::text(&format!("{location}\n{}", text(&report)))?;
     }
     if report.is_sound() { Ok(()) } else { Err(CommandFailure::told()) }
 }

@@ -1,4 +1,4 @@
-//! Fault points: named places between two steps of the writer or of a restore where a test can kill the process.
+//! Fault points: named places between two steps of the writer, of a restore or of a move where a test can kill the process.
 //!
 //! They are in every build, because with a cargo feature the tests would run another program than users do. A point
 //! costs a load and a well-predicted branch: nanoseconds in a transaction of milliseconds. Only the environment arms a
@@ -81,6 +81,12 @@ points! {
     StoreMovedAside "store-moved-aside",
     CopyInPlace "copy-in-place",
     RestoreEnded "restore-ended",
+    MoveBegun "move-begun",
+    PageMoved "page-moved",
+    MoveCopied "move-copied",
+    MoveCompared "move-compared",
+    SourceMarked "source-marked",
+    MoveEnded "move-ended",
 }
 
 impl FaultPoint {
@@ -93,6 +99,12 @@ impl FaultPoint {
     pub fn is_of_restoring(self) -> bool {
         use FaultPoint::{CopyInPlace, RestoreDecided, RestoreEnded, RestorePrepared, StoreMovedAside};
         matches!(self, RestorePrepared | RestoreDecided | StoreMovedAside | CopyInPlace | RestoreEnded)
+    }
+
+    /// Returns whether a process passes the point only while it moves a store.
+    pub fn is_of_moving(self) -> bool {
+        use FaultPoint::{MoveBegun, MoveCompared, MoveCopied, MoveEnded, PageMoved, SourceMarked};
+        matches!(self, MoveBegun | PageMoved | MoveCopied | MoveCompared | SourceMarked | MoveEnded)
     }
 }
 

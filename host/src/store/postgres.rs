@@ -11,12 +11,14 @@ mod administration;
 mod appends;
 mod callbacks;
 mod connection;
+mod content;
 mod dead_letters;
 mod failures;
 mod held_keys;
 mod hints;
 mod http_requests;
 mod import;
+mod moving;
 mod outbox;
 mod owner;
 mod pending;
@@ -34,7 +36,7 @@ use super::front::{Front, Fronted};
 use super::tail::Tail;
 use super::{
     Backup, CopyName, Error, EventStore, Inspection, Maintenance, Measures, Newest, Options, Place, Reader, Snapshot,
-    Statistics,
+    Statistics, move_mark,
 };
 use crate::supervise;
 use connection::{Connection, Network, uint};
@@ -48,6 +50,7 @@ use uuid::Uuid;
 
 pub use address::Address;
 pub use import::Importer;
+pub(super) use moving::{End, look, statistics, verify};
 
 /// The [`EventStore`] in PostgreSQL.
 pub struct PostgresStore {
@@ -71,6 +74,11 @@ impl PostgresStore {
         schema::migrate(&connection, address)?;
         let identity = schema::identity(&connection)?;
         let epoch = owner::take(&connection, options.lease_ms)?;
+        // From here on nobody else can mark it.
+        if let Err(refused) = move_mark::refuse(address.url(), content::mark(&connection)?.as_deref()) {
+            owner::give_up(&connection, epoch)?;
+            return Err(refused);
+        }
         let (queue, requests, room) = Front::queue(options.queue_max, options.queue_bytes_max);
         let tail = Arc::new(Tail::new(options.tail_bytes_max));
         let writer = writer::Writer::new(network.clone(), connection, epoch, options, tail.clone(), room.clone())?;
@@ -177,6 +185,7 @@ pub fn fact(address: &Address, name: &str) -> Result<Option<String>, Error> {
 pub fn inspect(address: &Address) -> Result<Inspection, Error> {
     let connection = existing(address)?;
     let identity = schema::identity(&connection)?;
+    move_mark::refuse_unfinished(address.url(), content::mark(&connection)?.as_deref())?;
     connection.batch("reading the store", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     let sql = "SELECT position, message, dead_letter FROM head";
     let row = connection.first("reading the newest numbers", sql, &[])?;
@@ -198,8 +207,14 @@ fn connect(address: &Address) -> Result<Connection, Error> {
 /// Connects to a store that must exist, and must have the schema of this wasmill.
 fn existing(address: &Address) -> Result<Connection, Error> {
     let connection = connect(address)?;
-    match schema::find(&connection)? {
-        Found::Current => Ok(connection),
+    require_current(address, schema::find(&connection)?)?;
+    Ok(connection)
+}
+
+/// Fails unless there is a store with the schema of this wasmill.
+fn require_current(address: &Address, found: Found) -> Result<(), Error> {
+    match found {
+        Found::Current => Ok(()),
         Found::Nothing => Err(Error::Failed(format!("there is no store {address}"))),
         Found::Older(version) => Err(Error::Failed(format!(
             "the store {address} has schema version {version}: a host of this wasmill migrates it when it starts"

@@ -10,6 +10,7 @@ mod appends;
 mod backup;
 mod backup_folder;
 mod callbacks;
+mod content;
 mod dead_letter_room;
 mod dead_letters;
 mod dictionary;
@@ -21,6 +22,7 @@ mod import;
 mod inspection;
 mod known_streams;
 mod ledgers;
+mod moving;
 mod outbox;
 mod owner;
 mod places;
@@ -42,7 +44,7 @@ mod writer;
 use super::front::{Front, Fronted, Meters};
 use super::{
     Backup, CopyName, Error, EventStore, Maintenance, Measures, Reader, Snapshot, Statistics, age, encoding, fault,
-    ids, parts, room, tail, watches, write_request,
+    ids, move_mark, parts, room, tail, watches, write_request,
 };
 use crate::exhaustion;
 use crate::supervise;
@@ -55,14 +57,16 @@ use uuid::Uuid;
 
 pub use super::fault::{FaultPoint, KILL_AT};
 pub use super::options::{DeadLetterLimits, Options};
+pub use super::verify::Report;
 pub use backup::backup;
 pub use import::{Begins, Imported, Importer, Parts};
 pub use inspection::inspect;
+pub(super) use moving::{End, look};
 pub use places::{fact, places};
 pub use restore::{Restore, Restored};
 pub use schema::{exists, is_in_use};
 pub use statistics::statistics;
-pub use verify::{Report, verify};
+pub use verify::verify;
 
 /// The name of the store's file in a data folder.
 pub const FILE_NAME: &str = "events.sqlite";
@@ -85,6 +89,7 @@ impl SqliteStore {
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let lock = schema::lock(path)?;
         let connection = schema::open_for_writing(path)?;
+        move_mark::refuse(&path.display().to_string(), rows::fact(&connection, move_mark::Mark::name())?.as_deref())?;
         let identity = owner::identity(&connection)?;
         let ownership = owner::Ownership::take(&connection, path)?;
         let index = Arc::new(StreamIndex::default());

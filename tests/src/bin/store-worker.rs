@@ -4,6 +4,8 @@
 //! - `store-worker full FILE BYTES` can write files only up to a size, and works until its store is full.
 //! - `store-worker nearly-full FILE` has room only for small transactions for a while.
 //! - `store-worker restore BACKUP FILE` puts a backup in the place of a store.
+//! - `store-worker migrate FROM TO` moves a store from a file to a URL or back.
+//! - `store-worker migrate-full FROM TO BYTES` does it with files only up to a size, and says why it fails.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 use wasmill::model::{ExpectedVersion, NewEvent};
 use wasmill::store::postgres::{Address, PostgresStore};
 use wasmill::store::sqlite::{Options, Restore, SqliteStore};
-use wasmill::store::{Decision, Error, EventStore};
+use wasmill::store::{Decision, Error, EventStore, Location, Moved, migrate};
 use wasmill_tests::postgres::address;
 use wasmill_tests::store_conformance::requests::*;
 use wasmill_tests::store_workload;
@@ -23,10 +25,24 @@ fn main() {
         ["full", file, bytes] => fill(file, bytes.parse().expect("the size is a number")),
         ["nearly-full", file] => fill_nearly(file),
         ["restore", backup, file] => restore(backup, file),
+        ["migrate", from, to] => _ = moved(from, to).expect("move the store"),
+        ["migrate-full", from, to, bytes] => {
+            file_size_max(bytes.parse().expect("the size is a number"));
+            println!("{}", moved(from, to).expect_err("there is no room"));
+        }
         _ => panic!(
-            "store-worker work FILE SEED | full FILE BYTES | nearly-full FILE | restore BACKUP FILE, not {args:?}"
+            "store-worker work FILE SEED | full FILE BYTES | nearly-full FILE | restore BACKUP FILE | migrate FROM TO | \
+             migrate-full FROM TO BYTES, not {args:?}"
         ),
     }
+}
+
+fn moved(from: &str, to: &str) -> Result<Moved, Error> {
+    let location = |place: &str| match Address::is_meant(place) {
+        true => Location::Postgres(Box::new(address(place))),
+        false => Location::Sqlite(place.into()),
+    };
+    migrate(&location(from), &location(to), &mut |_, _, _| ())
 }
 
 fn restore(backup: &str, file: &str) {

@@ -35,6 +35,7 @@ mod http_requests;
 mod joint_swap;
 mod malformed_records;
 mod misbehaving_plugins;
+mod moves;
 mod new_code;
 mod observability;
 mod odd_input;

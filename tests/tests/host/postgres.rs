@@ -93,6 +93,14 @@ fn commands_about_a_store_in_postgresql_work_or_say_what_to_use() {
     assert_eq!(imported.0, Some(0), "{imported:?}");
     let all = "SELECT string_agg(encode(id, 'hex'), ',' ORDER BY position) FROM wasmill.events";
     assert_eq!(sql(&url, all), sql(&other, all));
-    let verified = told(&["store", "verify", &other.replace(xtask::postgres::PASSWORD, "x")], &url);
-    assert!(verified.0 != Some(0) && verified.2.contains("pg_amcheck"), "{verified:?}");
+    for place in ["wasmill.toml", "data"] {
+        let verified = told(&["store", "verify", place], &url);
+        let is_there = place == "wasmill.toml";
+        assert_eq!(verified.0, Some(if is_there { 0 } else { 1 }), "{place}: {verified:?}");
+        assert!(!is_there || verified.1.contains("sound"), "{verified:?}");
+    }
+    let told_url = told(&["store", "verify", &other.replace(xtask::postgres::PASSWORD, "x")], &url);
+    assert!(told_url.0 == Some(2) && told_url.2.contains("PGPASSWORD"), "{told_url:?}");
+    let measured = told(&["store", "stats", "--count", "--manifest", "wasmill.toml"], &url);
+    assert!(measured.0 == Some(0) && measured.1.contains("order.OrderCreated"), "{measured:?}");
 }

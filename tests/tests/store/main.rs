@@ -6,10 +6,13 @@ mod files;
 mod hostile_files;
 mod kills;
 mod live_instances;
+mod move_refusals;
+mod moves;
 mod plugin_files;
 mod postgres;
 mod postgres_failures;
 mod postgres_refusals;
+mod postgres_verify;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod power;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use wasmill::store::postgres::PostgresStore;
-use wasmill::store::{Error, EventStore, Options};
+use wasmill::store::{Error, EventStore, Location, Options, migrate, verify};
 use wasmill_tests::postgres::{Postgres, Session, address, sql};
 use wasmill_tests::store_conformance::Place;
 
@@ -37,6 +37,21 @@ impl Place for Database {
         let session = Session::start(&self.url);
         session.run("SET search_path = wasmill; BEGIN; SELECT 1 FROM head FOR UPDATE");
         Box::new(session)
+    }
+}
+
+/// Whatever was done to it, what is left must be sound, also in a file.
+impl Drop for Database {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let (database, folder) =
+            (Location::Postgres(Box::new(address(&self.url))), tempfile::tempdir().expect("a folder"));
+        let report = verify(&database).expect("look the store over");
+        assert!(report.is_sound(), "{report:#?}");
+        let moved = migrate(&database, &Location::of_folder(folder.path()), &mut |_, _, _| ());
+        assert_eq!(moved.expect("it moves into a file").position, report.position);
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Address {
     pub(super) config: Config,
     pub(super) encryption: Encryption,
     pub(super) schema: String,
+    /// The URL without the password.
+    url: String,
 }
 
 /// How the connection is encrypted, and what is checked of the server's certificate. The modes are those of libpq.
@@ -52,6 +54,25 @@ impl Address {
     /// Returns whether a text is meant as an address of PostgreSQL.
     pub fn is_meant(text: &str) -> bool {
         text.starts_with("postgres://") || text.starts_with("postgresql://")
+    }
+
+    /// Returns the URL without the password, as a command takes it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns whether the URL has a password.
+    pub fn has_password(&self) -> bool {
+        self.config.get_password().is_some()
+    }
+
+    /// Adds a password, if the URL has none.
+    #[must_use]
+    pub fn with_password(mut self, password: &str) -> Self {
+        if !self.has_password() {
+            self.config.password(password);
+        }
+        self
     }
 
     /// Returns the name of the schema that has the store's tables.
@@ -99,8 +120,26 @@ impl FromStr for Address {
         config.application_name("wasmill").connect_timeout(CONNECT_TIME_MAX).tcp_user_timeout(UNACKNOWLEDGED_MAX);
         config.keepalives_idle(UNACKNOWLEDGED_MAX);
         let encryption = encrypted(&mut config, mode.as_deref(), roots)?;
-        Ok(Self { config, encryption, schema })
+        let url = without_password(base, query);
+        Ok(Self { config, encryption, schema, url })
     }
+}
+
+/// Returns a URL without its password, which may be before the host or among the settings.
+fn without_password(base: &str, query: &str) -> String {
+    let (scheme, rest) = base.split_once("://").unwrap_or(("postgres", base));
+    // The client takes everything before the first `@` for the user and the password.
+    let rest = match rest.split_once('@') {
+        Some((user, place)) => format!("{}@{place}", user.split_once(':').map_or(user, |(user, _)| user)),
+        None => rest.to_owned(),
+    };
+    let key = |pair: &str| {
+        percent_encoding::percent_decode_str(pair.split('=').next().unwrap_or_default()).collect::<Vec<u8>>()
+    };
+    let is_shown = |pair: &&str| !pair.is_empty() && key(pair) != b"password";
+    let settings = query.split('&').filter(is_shown).collect::<Vec<_>>().join("&");
+    let mark = if settings.is_empty() { "" } else { "?" };
+    format!("{scheme}://{rest}{mark}{settings}")
 }
 
 /// Applies `sslmode`. Without one, connections over a network are encrypted and the server is checked, and connections within
@@ -240,6 +279,26 @@ mod tests {
         ] {
             let error = url.parse::<Address>().expect_err(url);
             assert!(!error.contains("hush") && !error.contains("Hush"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_url_without_its_password_is_the_same_place() {
+        for (url, shown) in [
+            ("postgres://shop:hush@db.example:5433/orders", "postgres://shop@db.example:5433/orders"),
+            (
+                "postgresql://shop:h/u:sh@db/orders?schema=s&sslmode=disable",
+                "postgresql://shop@db/orders?schema=s&sslmode=disable",
+            ),
+            ("postgres://shop@db/orders?password=hush&schema=s", "postgres://shop@db/orders?schema=s"),
+            ("postgres://shop@db/orders?schema=s&%70assword=hush", "postgres://shop@db/orders?schema=s"),
+            ("postgres://db/orders?password=hush", "postgres://db/orders"),
+            ("postgres:///d?host=/run/postgresql&user=u", "postgres:///d?host=/run/postgresql&user=u"),
+        ] {
+            let (base, query) = url.split_once('?').unwrap_or((url, ""));
+            assert_eq!(without_password(base, query), shown);
+            let with = address(shown).with_password("hush");
+            assert!(with.has_password() && !format!("{with:?}{}", with.url()).contains("hush"));
         }
     }
 

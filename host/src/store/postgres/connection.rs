@@ -235,6 +235,19 @@ impl Connection {
         }
     }
 
+    /// Runs a statement again and again in the background, until the result is dropped or the connection is lost.
+    pub(super) fn repeat(self, sql: String, every: Duration) -> Repeated {
+        let handle = self.network.handle.clone();
+        Repeated(handle.spawn(async move {
+            let mut ticks = tokio::time::interval(every);
+            while !self.client.is_closed() {
+                ticks.tick().await;
+                // If it fails, the next one may succeed. Whoever relies on it finds out.
+                let _ = self.client.batch_execute(&sql).await;
+            }
+        }))
+    }
+
     fn prepare(&self, doing: &str, sql: &'static str) -> Result<Statement, Error> {
         if let Some(statement) = self.statements.held().get(sql) {
             return Ok(statement.clone());
@@ -258,6 +271,15 @@ impl Connection {
     fn lost(&self, doing: &str) -> Error {
         self.is_lost.store(true, std::sync::atomic::Ordering::Relaxed);
         unanswered(&self.network.address, doing)
+    }
+}
+
+/// A statement that runs again and again. It ends when this is dropped.
+pub(super) struct Repeated(tokio::task::JoinHandle<()>);
+
+impl Drop for Repeated {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

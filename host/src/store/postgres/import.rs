@@ -6,10 +6,10 @@
 use super::address::Address;
 use super::connection::{Change, Connection, Network, int, uint, value};
 use super::pending::Pending;
-use super::{owner, schema};
+use super::{content, owner, schema};
 use crate::model::{LedgerName, QuickMap, RecordedEvent, SinkName, StreamId, SubscriptionName};
 use crate::store::sqlite::{Begins, Imported};
-use crate::store::{Error, encoding};
+use crate::store::{Error, encoding, move_mark};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -45,6 +45,7 @@ impl Importer {
         if owner::is_owned(&connection)? {
             return Err(Error::Invalid(format!("a host has the store {address} open: stop it first")));
         }
+        move_mark::refuse(address.url(), content::mark(&connection)?.as_deref())?;
         let sources = sources_of_empty(&connection, address)?;
         Ok(Self {
             connection,

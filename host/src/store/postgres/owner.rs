@@ -29,8 +29,8 @@ pub(super) fn take(connection: &Connection, lease_ms: u64) -> Result<i64, Error>
         // Nothing was changed.
         connection.batch(DOING, "ROLLBACK")?;
         return Err(Error::Failed(format!(
-            "the store {address} is in use by another host, {owner}: stop that host, or choose another database or schema; if it \
-             is gone, its lease ends in {seconds} s"
+            "the store {address} is in use by another host or `wasmill store` command, {owner}: stop that host, wait for the \
+             command to end, or choose another database or schema; if it is gone, its lease ends in {seconds} s"
         )));
     }
     let sql = "UPDATE head SET owner_epoch = owner_epoch + 1, owner = $1, owner_process = $2,

@@ -111,6 +111,15 @@ pub(super) fn find(connection: &Connection) -> Result<Found, Error> {
 
 /// Makes or migrates the schema, if it is not current.
 pub(super) fn migrate(connection: &Connection, address: &Address) -> Result<(), Error> {
+    migrate_with(connection, address, |_| Ok(()))
+}
+
+/// Does the same as [`migrate`]. `complete` adds what a new store is to have from the beginning.
+pub(super) fn migrate_with(
+    connection: &Connection,
+    address: &Address,
+    complete: impl FnOnce(&Connection) -> Result<(), Error>,
+) -> Result<(), Error> {
     if find(connection)? == Found::Current {
         return Ok(());
     }
@@ -146,6 +155,7 @@ pub(super) fn migrate(connection: &Connection, address: &Address) -> Result<(), 
                    dead_letters, dead_letter_bytes, dead_letters_dropped, running_ms, wall_ms, owner_epoch)
                    VALUES (1, $1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
         connection.execute(DOING, sql, &[&Uuid::now_v7().as_bytes().as_slice()])?;
+        complete(connection)?;
     }
     connection.batch(DOING, "COMMIT")
 }

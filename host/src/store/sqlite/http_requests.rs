@@ -149,27 +149,6 @@ pub(super) fn newest(connection: &Connection) -> Result<u64, Error> {
         .map_err(failed("reading where the HTTP requests end"))
 }
 
-/// Describes a problem of each request that should be due and is not, or is due behind another one of its key.
-pub(super) fn problems(connection: &Connection) -> Result<Vec<String>, Error> {
-    let sql = "SELECT number, due_ms = ?1, begun_ms IS NOT NULL, key IS NOT NULL AND EXISTS (
-                   SELECT 1 FROM http_requests earlier WHERE earlier.subscription = mine.subscription
-                   AND earlier.endpoint = mine.endpoint AND earlier.key = mine.key AND earlier.number < mine.number
-               ) FROM http_requests mine ORDER BY number";
-    let failed = failed("reading the HTTP requests");
-    let mut select = connection.prepare(sql).map_err(&failed)?;
-    let mut found = select.query([WAITS]).map_err(&failed)?;
-    let mut problems = Vec::new();
-    while let Some(row) = found.next().map_err(&failed)? {
-        let flag = |at: usize| row.get::<_, bool>(at).map_err(&failed);
-        let (waits, is_begun, is_behind) = (flag(1)?, flag(2)?, flag(3)?);
-        if waits != (is_begun || is_behind) || (is_begun && is_behind) {
-            let number: u64 = row.get(0).map_err(&failed)?;
-            problems.push(format!("HTTP request {number} is due at another time than it should"));
-        }
-    }
-    Ok(problems)
-}
-
 /// Reads a request.
 pub(super) fn kept(row: &Row<'_>) -> Result<KeptRequest, Error> {
     let failed = failed("reading an HTTP request");
@@ -183,11 +162,6 @@ pub(super) fn kept(row: &Row<'_>) -> Result<KeptRequest, Error> {
         interrupted: row.get(3).map_err(&failed)?,
         request: rows::decode(&format!("HTTP request {number}"), body)?,
     })
-}
-
-/// All columns that [`kept`] reads, for those who verify a store.
-pub(super) fn select_all() -> String {
-    format!("SELECT {COLUMNS} FROM http_requests ORDER BY number")
 }
 
 /// Returns a time at which something can be due.

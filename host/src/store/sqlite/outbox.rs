@@ -23,7 +23,6 @@ pub(super) enum Queue<'a> {
 /// The effects of one step.
 pub(super) struct Row {
     pub(super) first: u64,
-    pub(super) last: u64,
     /// The effects, encoded together.
     pub(super) body: Vec<u8>,
 }
@@ -88,9 +87,9 @@ impl<'a> Queue<'a> {
 
     /// Returns all rows, in the order of their numbers.
     pub(super) fn rows(self, connection: &Connection) -> rusqlite::Result<Vec<Row>> {
-        let read = |row: &rusqlite::Row<'_>| Ok(Row { first: row.get(0)?, last: row.get(1)?, body: row.get(2)? });
+        let read = |row: &rusqlite::Row<'_>| Ok(Row { first: row.get(0)?, body: row.get(1)? });
         connection
-            .prepare_cached("SELECT first, last, body FROM outbox WHERE kind = ?1 AND queue = ?2 ORDER BY first")?
+            .prepare_cached("SELECT first, body FROM outbox WHERE kind = ?1 AND queue = ?2 ORDER BY first")?
             .query_map(params![self.kind(), self.name()], read)?
             .collect()
     }
@@ -118,13 +117,5 @@ pub(super) fn commands(connection: &Connection) -> rusqlite::Result<Vec<(String,
     connection
         .prepare("SELECT queue, first, last FROM outbox WHERE kind = ?1")?
         .query_map([COMMANDS], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect()
-}
-
-/// Returns the subscriptions that have commands.
-pub(super) fn subscriptions(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    connection
-        .prepare("SELECT DISTINCT queue FROM outbox WHERE kind = ?1 ORDER BY queue")?
-        .query_map([COMMANDS], |row| row.get(0))?
         .collect()
 }

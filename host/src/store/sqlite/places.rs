@@ -101,7 +101,7 @@ impl Writer {
         let failed = failed("carrying commands over");
         let ledger: Arc<str> = SubscriptionName::parse(subscription).ledger().to_string().into();
         let queue = Queue::Commands(subscription);
-        for outbox::Row { first, body, .. } in queue.rows(&self.connection).map_err(&failed)? {
+        for outbox::Row { first, body } in queue.rows(&self.connection).map_err(&failed)? {
             let mut commands: Vec<Command> =
                 rows::decode(&format!("the outbox of subscription {subscription}"), &body)?;
             commands.iter_mut().filter_map(|command| command.origin.as_mut()).for_each(|origin| {

@@ -7,11 +7,11 @@
 
 use super::backup::{REPLACED, Target, pages};
 use super::fault::{self, FaultPoint};
-use super::verify::{Report, verify};
+use super::verify::verify;
 use super::{Error, files, schema};
 use crate::exhaustion;
 use crate::paths;
-use crate::store::CopyName;
+use crate::store::{CopyName, Report};
 use rusqlite::OpenFlags;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};

@@ -92,8 +92,14 @@ pub fn is_in_use(path: &Path) -> bool {
 pub(super) fn open_for_writing(path: &Path) -> Result<Connection, Error> {
     files::refuse_unfit(path)?;
     if !path.exists() {
-        make(path)?;
+        make(path, |_| Ok(()))?;
     }
+    open_or_make(path)
+}
+
+/// Opens a connection that writes to a store that must exist.
+pub(super) fn open_existing(path: &Path) -> Result<Connection, Error> {
+    drop(open_for_inspection(path)?);
     open_or_make(path)
 }
 
@@ -105,8 +111,8 @@ pub(super) fn keep_log(connection: &Connection) {
 }
 
 /// Creates a store under another name and then moves it into place. So an empty file is never a new store: it is one
-/// that has lost its content.
-fn make(path: &Path) -> Result<(), Error> {
+/// that has lost its content. `complete` adds what the store is to have from the beginning.
+pub(super) fn make(path: &Path, complete: impl FnOnce(&Connection) -> Result<(), Error>) -> Result<(), Error> {
     let failed = |error: io::Error| {
         Error::Failed(format!("can't create the store {}: {}", path.display(), exhaustion::told(&error)))
     };
@@ -115,7 +121,9 @@ fn make(path: &Path) -> Result<(), Error> {
         fs::remove_file(&aside).map_err(failed)?;
     }
     // Closing it copies the log into the file, so that everything is in one file.
-    drop(open_or_make(&aside)?);
+    let connection = open_or_make(&aside)?;
+    complete(&connection)?;
+    drop(connection);
     fault::at(FaultPoint::MadeAside);
     fs::rename(&aside, path).map_err(failed)?;
     fault::at(FaultPoint::MovedIntoPlace);
