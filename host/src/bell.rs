@@ -9,9 +9,37 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// The number of rings after which those who wait are woken although the round has not ended, so that they work beside it.
+const RINGS_AT_ONCE: usize = 32;
+
 thread_local! {
-    /// The bells that this thread rings at the end of [`together`].
-    static RUNG: RefCell<Option<Vec<Bell>>> = const { RefCell::new(None) };
+    /// The round of this thread, if it is in [`together`].
+    static ROUND: RefCell<Option<Rung>> = const { RefCell::new(None) };
+}
+
+/// The bells that are to ring.
+#[derive(Default)]
+struct Rung {
+    bells: Vec<Bell>,
+    /// The number of rings since they rang last.
+    rings: usize,
+}
+
+impl Rung {
+    fn add(&mut self, bell: &Bell) {
+        if !self.bells.iter().any(|rung| Arc::ptr_eq(&rung.0, &bell.0)) {
+            self.bells.push(bell.clone());
+        }
+        self.rings += 1;
+        if self.rings == RINGS_AT_ONCE {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        self.bells.drain(..).for_each(|bell| bell.0.unpark());
+        self.rings = 0;
+    }
 }
 
 /// A bell. Its clones ring the same one.
@@ -27,33 +55,29 @@ pub(crate) fn bell() -> (Bell, Waiter) {
     (Bell(Arc::new(parker.unparker().clone())), Waiter(parker))
 }
 
-/// Does something that rings bells, and has each of them ring once, at the end. So a thread wakes once for all that it is given.
+/// Does something that rings bells, and has each of them ring at the end, once for many rings. So a thread wakes once for what it is
+/// given meanwhile.
 pub(crate) fn together(work: impl FnOnce()) {
-    let _round = Round(RUNG.replace(Some(Vec::new())));
+    let _round = Round(ROUND.replace(Some(Rung::default())));
     work();
 }
 
-/// Rings the bells of a round when it ends, also by a panic. It has those of the round around it.
-struct Round(Option<Vec<Bell>>);
+/// Rings the bells of a round when it ends, also by a panic. It has the round around it.
+struct Round(Option<Rung>);
 
 impl Drop for Round {
     fn drop(&mut self) {
-        let rung = RUNG.replace(self.0.take());
-        rung.into_iter().flatten().for_each(|bell| bell.ring());
+        if let Some(mut rung) = ROUND.replace(self.0.take()) {
+            rung.end();
+        }
     }
 }
 
 impl Bell {
     /// Wakes the thread that waits, or has its next wait return at once. Call it after the work is in its queue.
     pub(crate) fn ring(&self) {
-        let is_kept = RUNG.with_borrow_mut(|rung| {
-            rung.as_mut().map(|rung| {
-                if !rung.iter().any(|bell| Arc::ptr_eq(&bell.0, &self.0)) {
-                    rung.push(self.clone());
-                }
-            })
-        });
-        if is_kept.is_none() {
+        let is_kept = ROUND.with_borrow_mut(|round| round.as_mut().map(|rung| rung.add(self)).is_some());
+        if !is_kept {
             self.0.unpark();
         }
     }
@@ -99,28 +123,41 @@ mod tests {
         together(|| {
             first.ring();
             together(|| second.ring());
+            assert!(has_rung(&waits_too), "its round has ended");
             first.ring();
-            assert!(!has_rung(&waits) && !has_rung(&waits_too));
+            assert!(!has_rung(&waits));
         });
-        assert!(has_rung(&waits) && !has_rung(&waits) && has_rung(&waits_too));
+        assert!(has_rung(&waits) && !has_rung(&waits) && !has_rung(&waits_too));
     }
 
     #[test]
-    fn a_panic_loses_no_ring() {
+    fn a_long_round_wakes_those_who_wait_in_between() {
         let (bell, waiter) = bell();
-        let rung = bell.clone();
+        together(|| {
+            (1..RINGS_AT_ONCE).for_each(|_| bell.ring());
+            assert!(!has_rung(&waiter));
+            bell.ring();
+            assert!(has_rung(&waiter) && !has_rung(&waiter));
+            bell.ring();
+        });
+        assert!(has_rung(&waiter));
+    }
+
+    #[test]
+    fn a_panic_ends_a_round_and_loses_no_ring() {
+        let ((first, waits), (second, waits_too)) = (bell(), bell());
         let panicked = std::thread::spawn(move || {
-            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let failing = || {
                 together(|| {
-                    rung.ring();
+                    first.ring();
                     panic!("the work fails");
                 });
-            }));
-            assert!(caught.is_err());
+            };
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(failing)).is_err());
+            second.ring();
         });
-        waiter.wait(None);
+        waits.wait(None);
+        waits_too.wait(None);
         panicked.join().unwrap();
-        bell.ring();
-        assert!(has_rung(&waiter), "nothing is kept any more");
     }
 }
