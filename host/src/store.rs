@@ -35,6 +35,7 @@ mod write_request;
 
 use crate::ack::Unanswered;
 use crate::meter;
+use crate::paths;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,10 +78,10 @@ impl Location {
         Self::Sqlite(data.join(sqlite::FILE_NAME))
     }
 
-    /// Returns how a command names the store. There is no password in it.
+    /// Returns how a command names the store, in any working folder. There is no password in it.
     pub fn in_command(&self) -> String {
         match self {
-            Self::Sqlite(file) => file.display().to_string(),
+            Self::Sqlite(file) => paths::absolute(file).display().to_string(),
             Self::Postgres(address) => address.url().to_owned(),
         }
     }

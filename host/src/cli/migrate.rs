@@ -6,6 +6,7 @@ use super::output;
 use super::progress::Progress;
 use super::store_place::{self, Existing};
 use super::table::number;
+use crate::paths;
 use crate::store::{self, Location, MoveStep, Moved};
 use serde::Serialize;
 use std::time::Instant;
@@ -44,8 +45,8 @@ struct Report {
 }
 
 pub(super) fn migrate(args: &Args, json: bool) -> Result<(), CommandFailure> {
-    let from = absolute(store_place::location(&args.from, Existing::Yes)?)?;
-    let to = absolute(store_place::location(&args.to, Existing::No)?)?;
+    let from = absolute(store_place::location(&args.from, Existing::Yes)?);
+    let to = absolute(store_place::location(&args.to, Existing::No)?);
     let started = Instant::now();
     let (mut at, mut progress) = (MoveStep::VerifySource, Progress::new(words(MoveStep::VerifySource), "events", 0));
     let moved = store::migrate(&from, &to, &mut |step, done, of| {
@@ -92,7 +93,7 @@ fn text(report: &Report) -> String {
 }
 
 pub(super) fn reopen(args: &ReopenArgs, json: bool) -> Result<(), CommandFailure> {
-    let place = absolute(store_place::location(&args.place, Existing::Yes)?)?;
+    let place = absolute(store_place::location(&args.place, Existing::Yes)?);
     confirmed(
         args.yes,
         "the store starts again with what it had when it was moved, and everything since then is lost; if the other store starts too, \
@@ -105,13 +106,11 @@ pub(super) fn reopen(args: &ReopenArgs, json: bool) -> Result<(), CommandFailure
     }
 }
 
-/// Returns the location with the whole path, because the other store keeps it.
-fn absolute(location: Location) -> Result<Location, CommandFailure> {
+/// Returns the location with the whole path, by which two names of one file are the same.
+fn absolute(location: Location) -> Location {
     match location {
-        Location::Sqlite(file) => std::path::absolute(&file)
-            .map(Location::Sqlite)
-            .map_err(|cause| CommandFailure::usage(format!("can't find {}: {cause}", file.display()))),
-        other => Ok(other),
+        Location::Sqlite(file) => Location::Sqlite(paths::absolute(&file)),
+        other => other,
     }
 }
 

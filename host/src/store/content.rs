@@ -139,6 +139,11 @@ impl Table {
         Self::Facts,
     ];
 
+    /// Returns all tables but that of events, which never change.
+    pub(super) fn but_events() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|table| *table != Self::Events)
+    }
+
     /// Returns the table whose order is the one in which rows are copied.
     pub(super) fn to_copy(self) -> Self {
         if self == Self::Outcomes { Self::OutcomesByAge } else { self }

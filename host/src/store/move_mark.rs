@@ -55,7 +55,7 @@ impl Mark {
 
     /// Says why the store with this mark does not start, and which command resolves it.
     pub(super) fn refusal(&self, shown: &str) -> String {
-        let (other, command) = (&self.other, command(&self.other, &from_anywhere(shown)));
+        let (other, command) = (&self.other, command(&self.other, shown));
         match self.side {
             Side::Unfinished => {
                 format!(
@@ -86,13 +86,6 @@ pub(super) fn refuse_unfinished(shown: &str, value: Option<&str>) -> Result<(), 
     }
 }
 
-/// Returns the name of a store as it is in every folder: the path of a file is absolute.
-fn from_anywhere(shown: &str) -> String {
-    let is_url = shown.contains("://");
-    let absolute = std::path::absolute(shown).ok().filter(|_| !is_url);
-    absolute.map_or_else(|| shown.to_owned(), |path| path.display().to_string())
-}
-
 /// Returns the command that moves a store, for a shell.
 pub(super) fn command(from: &str, to: &str) -> String {
     let quoted = |word| shlex::try_quote(word).map_or_else(|_| word.to_owned(), std::borrow::Cow::into_owned);
@@ -102,6 +95,8 @@ pub(super) fn command(from: &str, to: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Location;
+    use std::path::Path;
 
     #[test]
     fn each_side_says_where_the_other_is_and_what_to_type() {
@@ -119,7 +114,7 @@ mod tests {
         assert!(refuse_unfinished("s", Some(&moved.text().expect("it is text"))).is_ok());
         let said = moved.refusal("postgres://u@h/d");
         assert!(said.contains("was moved to /data/events.sqlite") && said.contains("--to postgres://u@h/d`"), "{said}");
-        let said = moved.refusal("data/events.sqlite");
+        let said = moved.refusal(&Location::of_folder(Path::new("data")).in_command());
         let here = std::env::current_dir().expect("a folder").join("data/events.sqlite");
         assert!(said.contains(&format!("--to {}`", here.display())), "the command works in any folder: {said}");
         assert!(

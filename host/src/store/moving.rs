@@ -1,7 +1,7 @@
 //! Moving a store: from a file into PostgreSQL, or back, with its identity and everything that it has.
 //!
 //! Both stores are owned while this runs, so no host writes to them. The target has a mark from its first moment on, so no host
-//! starts on it before it is complete. If the process ends at any moment, the same move goes on where it was: events never change,
+//! starts on it before it is complete. If the process ends at any moment, the same move resumes: events never change,
 //! so those that are there stay, and everything else is copied again.
 //!
 //! At the end both stores are verified and compared, row by row. Then **the source is marked first**: from there on no host
@@ -70,7 +70,7 @@ pub(super) trait End: Content {
 
 /// Moves a store, and tells `watch` how far it is: the step, the number of rows, and the number of all of them, or 0 if that is not
 /// known. Fails if a host owns one of them, if the target has anything but an earlier part of the source, or if the source is
-/// not sound. After a failure the same call goes on.
+/// not sound. After a failure the same call resumes the move.
 pub fn migrate(from: &Location, to: &Location, watch: Watch<'_>) -> Result<Moved, Error> {
     refuse_kinds(from, to)?;
     let names = Names { from: from.in_command(), to: to.in_command() };
@@ -216,7 +216,7 @@ fn make(location: &Location, identity: Uuid, mark: &Mark) -> Result<Box<dyn End>
     })
 }
 
-/// Returns the identity and the mark of a store, whoever owns it.
+/// Returns the identity and the mark of a store. Another process may own it.
 fn look(location: &Location) -> Result<Option<(Uuid, Option<Mark>)>, Error> {
     match location {
         Location::Sqlite(file) => sqlite::look(file),
@@ -293,35 +293,38 @@ impl Move<'_> {
 
     /// Copies the events after a position.
     fn events(&mut self, after: u64, newest: u64) -> Result<u64, Error> {
-        let mut last = (after > 0).then(|| vec![Value::Int(after.cast_signed())]);
-        let mut copied = 0;
-        loop {
-            let page = self.source.page(Table::Events, last.as_deref())?;
-            let Some(row) = page.last() else { return Ok(copied) };
-            (self.watch)(MoveStep::CopyEvents, row[0].count(), newest);
-            last = Some(row[..1].to_vec());
-            self.target.write(Table::Events, &page)?;
-            fault::at(FaultPoint::PageMoved);
-            copied += page.len() as u64;
-        }
+        let last = (after > 0).then(|| vec![Value::Int(after.cast_signed())]);
+        self.copy(Table::Events, last, |watch, row, _| watch(MoveStep::CopyEvents, row[0].count(), newest))
     }
 
     /// Copies all rows that are no events.
     fn rest(&mut self) -> Result<u64, Error> {
         let mut copied = 0;
-        for table in Table::ALL.into_iter().filter(|table| *table != Table::Events).map(Table::to_copy) {
-            let mut last: Option<Row> = None;
-            loop {
-                let page = self.source.page(table, last.as_deref())?;
-                let Some(row) = page.last() else { break };
-                last = Some(row.clone());
-                self.target.write(table, &page)?;
-                fault::at(FaultPoint::PageMoved);
-                copied += page.len() as u64;
-                (self.watch)(MoveStep::CopyRest, copied, 0);
-            }
+        for table in Table::but_events().map(Table::to_copy) {
+            copied += self.copy(table, None, |watch, _, of_table| watch(MoveStep::CopyRest, copied + of_table, 0))?;
         }
         Ok(copied)
+    }
+
+    /// Copies the rows of a table after one, page by page. After each page `told` gets its last row and the number of rows so far.
+    fn copy(
+        &mut self,
+        table: Table,
+        mut last: Option<Row>,
+        told: impl Fn(&mut dyn FnMut(MoveStep, u64, u64), &Row, u64),
+    ) -> Result<u64, Error> {
+        let mut copied = 0;
+        loop {
+            let page = self.source.page(table, last.as_deref())?;
+            if page.is_empty() {
+                return Ok(copied);
+            }
+            self.target.write(table, &page)?;
+            fault::at(FaultPoint::PageMoved);
+            copied += page.len() as u64;
+            last = page.into_iter().next_back();
+            last.iter().for_each(|row| told(&mut *self.watch, row, copied));
+        }
     }
 
     /// Fails if both stores do not have the same content.

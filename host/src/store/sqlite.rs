@@ -44,7 +44,7 @@ mod writer;
 use super::front::{Front, Fronted, Meters};
 use super::{
     Backup, CopyName, Error, EventStore, Maintenance, Measures, Reader, Snapshot, Statistics, age, encoding, fault,
-    ids, move_mark, parts, room, tail, watches, write_request,
+    ids, parts, room, tail, watches, write_request,
 };
 use crate::exhaustion;
 use crate::supervise;
@@ -89,7 +89,7 @@ impl SqliteStore {
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
         let lock = schema::lock(path)?;
         let connection = schema::open_for_writing(path)?;
-        move_mark::refuse(&path.display().to_string(), rows::fact(&connection, move_mark::Mark::name())?.as_deref())?;
+        moving::refuse_marked(&connection, path)?;
         let identity = owner::identity(&connection)?;
         let ownership = owner::Ownership::take(&connection, path)?;
         let index = Arc::new(StreamIndex::default());

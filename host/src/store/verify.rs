@@ -183,7 +183,7 @@ impl Verifier<'_> {
             self.report.problem(format!("the store says that its newest position is {noted}, and it is {newest}"));
         }
         if self.head.newest_id.as_deref().unwrap_or_default() != newest_id {
-            self.report.problem("the store has another id as that of its newest event".to_owned());
+            self.report.problem("the store has another id than that of its newest event".to_owned());
         }
         for id in ids.twice(self.content)? {
             self.report.problem(format!("the event id {id} was assigned twice"));

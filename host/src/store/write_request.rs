@@ -1,10 +1,12 @@
 //! The requests to the writer of a store, their answers, and the rules for them that need no database.
 
+use super::fault::{self, FaultPoint};
 use super::{
     Advanced, Append, Appended, AttemptEnd, CallbackChange, Chain, Decision, Discard, Error, InterruptedOf, Part,
     SagaAppend, Step,
 };
 use crate::ack::Ack;
+use crate::bell;
 use crate::model::{
     Callback, CallbackContent, Command, DeadLetter, Ending, ExpectedVersion, HttpRequest, KeptRequest, LedgerName,
     Message, Origin, OutcomeRequest, OutcomeUse, Position, RecordedEvent, StreamId, Version,
@@ -157,6 +159,17 @@ impl PendingAnswer {
             Self::Unit(ack, _) => ack.give(Err(error)),
         }
     }
+}
+
+/// Delivers the answers of a committed transaction, and then wakes those who wait for them.
+pub(super) fn deliver_all(answers: Vec<PendingAnswer>) {
+    bell::together(|| {
+        for answer in answers {
+            answer.deliver();
+            fault::at(FaultPoint::Answered);
+        }
+    });
+    fault::at(FaultPoint::AllAnswered);
 }
 
 /// Hashes a command. The hash tells different commands with the same id apart.

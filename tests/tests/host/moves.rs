@@ -1,4 +1,4 @@
-//! A host whose store moves goes on where it was, and no host starts on the store that was moved.
+//! A host resumes on a store that was moved, and no host starts on the one from which it was moved.
 
 use serde_json::json;
 use std::path::PathBuf;

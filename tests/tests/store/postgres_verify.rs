@@ -53,7 +53,7 @@ fn verify_finds_what_does_not_fit_together_in_postgresql() {
         ("UPDATE events SET id = (SELECT id FROM events WHERE position = 7) WHERE position = 9", "was assigned twice"),
         ("UPDATE events SET position = -1 WHERE position = 1", "position -1 comes after 0"),
         ("UPDATE head SET position = 500", "its newest position is 500, and it is 128"),
-        ("UPDATE head SET newest_id = '\\x00'", "another id as that of its newest event"),
+        ("UPDATE head SET newest_id = '\\x00'", "another id than that of its newest event"),
         ("UPDATE head SET message = 3", "the newest messages, up to 3, are missing"),
         ("UPDATE head SET dead_letter = 0", "past the newest number that was assigned, 0"),
         ("UPDATE head SET dead_letters = 7", "counts 7 dead letters"),

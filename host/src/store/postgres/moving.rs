@@ -10,11 +10,18 @@ use crate::store::content::{Content, Head, Row, Table, Value};
 use crate::store::move_mark::{self, Mark};
 use crate::store::verify::{self, Report};
 use crate::store::{Error, Options, Statistics, moving};
+use std::sync::LazyLock;
 use std::time::Duration;
 use uuid::Uuid;
 
 /// The part of a lease after which it is renewed.
 const RENEWALS_PER_LEASE: u64 = 3;
+
+/// Deletes everything but the events.
+static TRUNCATE: LazyLock<String> = LazyLock::new(|| {
+    let tables: Vec<_> = Table::but_events().map(|table| table.layout().name).collect();
+    format!("TRUNCATE {}", tables.join(", "))
+});
 
 /// A store that this process owns.
 pub(in crate::store) struct End {
@@ -95,15 +102,15 @@ impl Drop for End {
 
 impl Content for End {
     fn may_be_damaged(&self) -> bool {
-        false
+        self.connection.may_be_damaged()
     }
 
     fn head(&mut self) -> Result<Head, Error> {
-        content::head(&self.connection)
+        self.connection.head()
     }
 
     fn page(&mut self, table: Table, after: Option<&[Value]>) -> Result<Vec<Row>, Error> {
-        content::read(&self.connection, table, after)
+        self.connection.page(table, after)
     }
 }
 
@@ -120,9 +127,7 @@ impl moving::End for End {
     fn begin(&mut self, mark: &Mark) -> Result<(), Error> {
         // The snapshots are of the same store, and are checked before they are used.
         let doing = "beginning a move";
-        let sql = "TRUNCATE ledgers, checkpoints, held_keys, outbox, callbacks, http_requests, sinks, outcomes, tallies, dead_letters,
-                   archived_streams, facts";
-        let change = Change { doing, sql, values: Vec::new() };
+        let change = Change { doing, sql: &TRUNCATE, values: Vec::new() };
         self.transaction(&[change, content::change_of_mark(Some(&mark.text()?))])
     }
 
@@ -157,30 +162,28 @@ impl moving::End for End {
     }
 }
 
-/// The content of a store at one moment.
-struct Moment(Connection);
-
-impl Content for Moment {
+/// The content of a store as a connection sees it.
+impl Content for Connection {
     fn may_be_damaged(&self) -> bool {
         false
     }
 
     fn head(&mut self) -> Result<Head, Error> {
-        content::head(&self.0)
+        content::head(self)
     }
 
     fn page(&mut self, table: Table, after: Option<&[Value]>) -> Result<Vec<Row>, Error> {
-        content::read(&self.0, table, after)
+        content::read(self, table, after)
     }
 }
 
 /// Verifies a store as it is at this moment. A host may go on writing to it.
 pub(in crate::store) fn verify(address: &Address) -> Result<Report, Error> {
-    let connection = super::existing(address)?;
-    // The transaction stands still while a page is looked at, and for each page anew.
+    let mut connection = super::existing(address)?;
+    // All pages are read in one transaction, so they are of one moment.
     connection.batch("verifying the store", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     move_mark::refuse_unfinished(address.url(), content::mark(&connection)?.as_deref())?;
-    verified(&mut Moment(connection), &mut |_, _| ())
+    verified(&mut connection, &mut |_, _| ())
 }
 
 fn verified(content: &mut dyn Content, watch: &mut dyn FnMut(u64, u64)) -> Result<Report, Error> {
@@ -195,7 +198,7 @@ pub(in crate::store) fn statistics(address: &Address, count: bool) -> Result<Sta
     super::statistics::of(&super::existing(address)?, count)
 }
 
-/// Returns the identity and the mark of a store, whoever owns it.
+/// Returns the identity and the mark of a store. Another process may own it.
 pub(in crate::store) fn look(address: &Address) -> Result<Option<(Uuid, Option<Mark>)>, Error> {
     let connection = connect(address)?;
     match schema::find(&connection)? {

@@ -13,7 +13,6 @@ use super::hints::{Head, Hints, LOCK_HEAD, READ_HEAD};
 use super::owner;
 use super::pending::Pending;
 
-use crate::bell;
 use crate::model::{Command, Position, QuickMap};
 use crate::store::age::{Age, Moment};
 use crate::store::fault::{self, FaultPoint};
@@ -23,7 +22,7 @@ use crate::store::recording::Recording as _;
 use crate::store::room::Room;
 use crate::store::tail::{Recorded, Tail};
 use crate::store::watches::{Announcer, NewestNumbers, Watches};
-use crate::store::write_request::{PendingAnswer, WriteRequest, split};
+use crate::store::write_request::{PendingAnswer, WriteRequest, deliver_all, split};
 use crate::store::{Error, Options};
 use crate::supervise::{self, Held as _};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -451,13 +450,7 @@ impl Writer {
         fault::at(FaultPoint::EntriesShown);
         self.announce();
         fault::at(FaultPoint::WatchersWoken);
-        bell::together(|| {
-            for answer in batch.answers {
-                answer.deliver();
-                fault::at(FaultPoint::Answered);
-            }
-        });
-        fault::at(FaultPoint::AllAnswered);
+        deliver_all(batch.answers);
     }
 
     fn announce(&self) {

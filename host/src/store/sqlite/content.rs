@@ -1,13 +1,12 @@
 //! The content of an embedded store, read and written as rows that both stores have.
 
 use super::dictionary::Dictionary;
-use super::id_columns::IdColumn;
+use super::id_columns::{self, IdColumn};
 use super::{Error, failed, owner};
 use crate::store::content::{Content, Head, Layout, MARK, PAGE_ROWS_MAX, PageRoom, Row, Table, Value};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, ToSql, params_from_iter};
 use std::path::Path;
-use uuid::Uuid;
 
 /// The content that a connection sees.
 pub(super) struct View<'c> {
@@ -124,9 +123,9 @@ impl View<'_> {
 fn with_text_ids(row: &mut Row) {
     for column in [CORRELATION, CAUSATION] {
         if let Value::Bytes(bytes) = &row[column]
-            && let Ok(uuid) = Uuid::from_slice(bytes)
+            && let Some(id) = id_columns::text_of(bytes)
         {
-            row[column] = Value::Text(uuid.hyphenated().to_string().into_bytes());
+            row[column] = Value::Text(id.as_bytes().to_vec());
         }
     }
     if matches!(row[CAUSATION], Value::Null) {

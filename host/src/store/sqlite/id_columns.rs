@@ -44,10 +44,15 @@ pub(super) struct ReadId(pub(super) Arc<str>);
 impl FromSql for ReadId {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let ValueRef::Blob(bytes) = value else { return value.as_str().map(|text| Self(text.into())) };
-        let uuid = Uuid::from_slice(bytes)
-            .map_err(|_| FromSqlError::InvalidBlobSize { expected_size: size_of::<Uuid>(), blob_size: bytes.len() })?;
-        Ok(Self((&*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())).into()))
+        let wrong = FromSqlError::InvalidBlobSize { expected_size: size_of::<Uuid>(), blob_size: bytes.len() };
+        text_of(bytes).map(Self).ok_or(wrong)
     }
+}
+
+/// Returns the id that is written as these bytes, if they are the bytes of one.
+pub(super) fn text_of(bytes: &[u8]) -> Option<Arc<str>> {
+    let uuid = Uuid::from_slice(bytes).ok()?;
+    Some((&*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())).into())
 }
 
 #[cfg(test)]

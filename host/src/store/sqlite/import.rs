@@ -8,7 +8,7 @@
 use super::dictionary::Dictionary;
 use super::id_columns::IdColumn;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
-use super::{Error, Options, failed, files, move_mark, owner, rows, schema};
+use super::{Error, Options, failed, files, moving, owner, rows, schema};
 use crate::exhaustion;
 use crate::model::{FactName, LedgerName, RecordedEvent, SinkName, StreamId, SubscriptionName};
 use rusqlite::{Connection, params};
@@ -259,7 +259,7 @@ fn keep_of_empty(place: &Path) -> Result<Kept, Error> {
         return Ok(Kept::default());
     }
     let connection = schema::open_for_inspection(place)?;
-    move_mark::refuse(&place.display().to_string(), rows::fact(&connection, move_mark::Mark::name())?.as_deref())?;
+    moving::refuse_marked(&connection, place)?;
     let failed = failed("looking whether the store is empty");
     let filled = |count: u64, what: &str| {
         Error::Invalid(format!(

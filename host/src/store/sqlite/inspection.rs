@@ -3,8 +3,8 @@
 use super::reader::SqliteReader;
 use super::stream_index::{Filler, StreamIndex};
 use super::tail::Tail;
-use super::{Error, Options, dead_letters, failed, owner, rows, schema};
-use crate::store::move_mark::{self, Mark};
+use super::{Error, Options, dead_letters, failed, moving, owner, rows, schema};
+use crate::store::move_mark::Mark;
 use crate::store::{Inspection, Newest};
 use rusqlite::Connection;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     let lock = schema::lock_existing(path)?;
     let connection = schema::open_for_inspection(path)?;
-    move_mark::refuse_unfinished(&path.display().to_string(), rows::fact(&connection, Mark::name())?.as_deref())?;
+    moving::refuse_unfinished(path, rows::fact(&connection, Mark::name())?.as_deref())?;
     let identity = owner::identity(&connection)?;
     // Readers find the newest events of a stream in memory.
     let index = Arc::new(StreamIndex::default());

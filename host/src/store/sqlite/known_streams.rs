@@ -118,27 +118,25 @@ impl KnownStreams {
         for key in keys {
             let hash = self.hash.hash_one(key);
             // A stream gets rows again and again, and takes room once.
-            if !self.has(hash) && !self.has_room_for(hash) {
-                self.enlarge(hash);
+            if !self.has(hash) {
+                self.insert(hash);
             }
         }
     }
 
-    /// Inserts a stream into the last filter, if that has room.
-    fn has_room_for(&self, hash: u64) -> bool {
-        let filters = self.filters.held_shared();
-        let last = filters.last().filter(|last| !last.is_full() || filters.len() == FILTERS_MAX);
-        last.map(|last| last.insert(hash)).is_some()
-    }
-
-    fn enlarge(&self, hash: u64) {
-        let mut filters = self.filters.held_alone();
-        // Another thread may just have made one.
-        if filters.len() < FILTERS_MAX && filters.last().is_none_or(Filter::is_full) {
-            let streams = STREAMS_FIRST << filters.len();
-            filters.push(Filter::new(streams));
+    /// Inserts a stream into the last filter, and makes another one first if that is full.
+    fn insert(&self, hash: u64) {
+        let needs_another =
+            |filters: &[Filter]| filters.len() < FILTERS_MAX && filters.last().is_none_or(Filter::is_full);
+        if needs_another(&self.filters.held_shared()) {
+            let mut filters = self.filters.held_alone();
+            // Another thread may just have made one.
+            if needs_another(&filters) {
+                let streams = STREAMS_FIRST << filters.len();
+                filters.push(Filter::new(streams));
+            }
         }
-        filters.iter().last().into_iter().for_each(|last| last.insert(hash));
+        self.filters.held_shared().iter().next_back().into_iter().for_each(|last| last.insert(hash));
     }
 
     /// Adds the streams of all rows in the file. From then on, the filters rule streams out.

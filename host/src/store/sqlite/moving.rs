@@ -9,9 +9,9 @@ use super::stream_index::{Filler, StreamIndex};
 use super::{Error, Options, failed, files, rows, schema, verify};
 use crate::paths;
 use crate::store::content::{Content, Head, Row, Table, Value};
-use crate::store::move_mark::Mark;
-use crate::store::moving;
+use crate::store::move_mark::{self, Mark};
 use crate::store::verify::Report;
+use crate::store::{Location, moving};
 use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -181,7 +181,7 @@ impl moving::End for End {
     fn begin(&mut self, mark: &Mark) -> Result<(), Error> {
         let text = mark.text()?;
         self.transaction(|end| {
-            for table in Table::ALL.into_iter().filter(|table| *table != Table::Events) {
+            for table in Table::but_events() {
                 let name = table.layout().name;
                 let deleted = end.connection.execute(&format!("DELETE FROM {name}"), []);
                 deleted.map_err(failed("beginning a move"))?;
@@ -227,7 +227,22 @@ impl moving::End for End {
     }
 }
 
-/// Returns the identity and the mark of a store, whoever has it open.
+/// Fails if a store takes part in a move.
+pub(super) fn refuse_marked(connection: &Connection, file: &Path) -> Result<(), Error> {
+    move_mark::refuse(&name(file), rows::fact(connection, Mark::name())?.as_deref())
+}
+
+/// Fails if a store is not complete, by the value of its mark.
+pub(super) fn refuse_unfinished(file: &Path, mark: Option<&str>) -> Result<(), Error> {
+    move_mark::refuse_unfinished(&name(file), mark)
+}
+
+/// Returns how a command names a store.
+fn name(file: &Path) -> String {
+    Location::Sqlite(file.to_owned()).in_command()
+}
+
+/// Returns the identity and the mark of a store. Another process may have it open.
 pub(in crate::store) fn look(file: &Path) -> Result<Option<(Uuid, Option<Mark>)>, Error> {
     if !schema::exists(file) {
         return Ok(None);

@@ -5,9 +5,9 @@
 use super::content::View;
 use super::reader::within_sqlite;
 use super::stream_index::{CHUNK_COLUMNS, Chunk};
-use super::{Error, failed, rows, schema};
+use super::{Error, failed, moving, rows, schema};
 use crate::model::QuickMap;
-use crate::store::move_mark;
+use crate::store::move_mark::Mark;
 use crate::store::verify::{self, Report};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::path::Path;
@@ -16,9 +16,9 @@ use std::path::Path;
 pub fn verify(path: &Path) -> Result<Report, Error> {
     let _lock = schema::lock_existing(path)?;
     let connection = schema::open_for_inspection(path)?;
-    let mark = rows::fact(&connection, move_mark::Mark::name());
+    let mark = rows::fact(&connection, Mark::name());
     // A damaged file may not even have that.
-    move_mark::refuse_unfinished(&path.display().to_string(), mark.ok().flatten().as_deref())?;
+    moving::refuse_unfinished(path, mark.ok().flatten().as_deref())?;
     of(&connection, path, &mut |_, _| ())
 }
 

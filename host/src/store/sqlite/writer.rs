@@ -18,11 +18,10 @@ use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
 use super::watches::{Announcer, NewestNumbers, Watches};
-use super::write_request::{PendingAnswer, WriteRequest, refuse_beyond, split};
+use super::write_request::{PendingAnswer, WriteRequest, deliver_all, refuse_beyond, split};
 use super::{
     Error, Meters, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema,
 };
-use crate::bell;
 use crate::model::{Command, DeadLetter, Origin, QuickMap, SinkName};
 use crate::store::recording::{Recording as _, StreamHead};
 use crate::supervise;
@@ -485,13 +484,7 @@ impl Writer {
         fault::at(FaultPoint::EntriesShown);
         self.announce();
         fault::at(FaultPoint::WatchersWoken);
-        bell::together(|| {
-            for answer in batch.answers {
-                answer.deliver();
-                fault::at(FaultPoint::Answered);
-            }
-        });
-        fault::at(FaultPoint::AllAnswered);
+        deliver_all(batch.answers);
         self.limit_log();
     }
 
