@@ -22,6 +22,7 @@ mod import;
 mod inspection;
 mod known_streams;
 mod ledgers;
+mod log;
 mod moving;
 mod outbox;
 mod owner;

@@ -23,8 +23,11 @@ pub(super) const LOG_MARK_AT: usize = 68;
 /// The bytes of the header of a log.
 const LOG_HEADER: usize = 32;
 
+/// The number at the beginning of a log. Its last bit tells the byte order of checksums.
+const LOG_MAGIC: u32 = 0x377f_0682;
+
 /// The bytes before each page in a log: the number of the page, and five more numbers.
-const FRAME_HEADER: usize = 24;
+pub(super) const FRAME_HEADER: usize = 24;
 
 /// Returns the path of a store's write-ahead log.
 pub(super) fn log_of(path: &Path) -> PathBuf {
@@ -142,7 +145,7 @@ impl Log {
         let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
         let (mut log, mut pending) = (Self::default(), Self::default());
         let (mut header, mut frame, mut page) = ([0; LOG_HEADER], [0; FRAME_HEADER], vec![0; page_bytes]);
-        if file.read_exact(&mut header).is_err() {
+        if file.read_exact(&mut header).is_err() || be_u32(&header, 0) & !1 != LOG_MAGIC {
             return Ok(log);
         }
         let mut sum = Checksum { is_big_endian: header[3] & 1 == 1, sums: (0, 0) };

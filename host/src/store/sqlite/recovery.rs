@@ -42,7 +42,8 @@ impl Writer {
             return;
         }
         doubt.next_look = now + LOOK_EVERY;
-        let folder = self.log.parent().unwrap_or(Path::new("."));
+        let file = Path::new(self.connection.path().unwrap_or_default());
+        let folder = file.parent().unwrap_or(Path::new("."));
         match write_and_forget(folder, ROOM_BYTES + 2 * doubt.failed_bytes) {
             Ok(()) => {
                 self.doubt = None;

@@ -15,6 +15,15 @@ const AT_REST_BYTES: usize = 2 << 20;
 /// The longest time that folding the log may wait for readers.
 const FOLD_WAIT_MAX: Duration = Duration::from_millis(50);
 
+/// What becomes of a log that is folded as a whole.
+#[derive(Clone, Copy)]
+pub(super) enum Fold {
+    /// It keeps its length, and is written from its beginning again.
+    Reuse,
+    /// It is cut to nothing.
+    Cut,
+}
+
 impl Writer {
     /// Returns whether there is enough to fold when nobody waits.
     pub(super) fn has_much_to_fold(&self) -> bool {
@@ -36,30 +45,39 @@ impl Writer {
 
     /// Folds the log if it has grown to its limit.
     pub(super) fn limit_log(&mut self) {
-        let log_bytes = self.log_bytes();
-        if log_bytes >= self.fold_at
-            && let Err(error) = self.fold_log()
-        {
+        let log_bytes = self.log.bytes();
+        if log_bytes < self.fold_at {
+            return;
+        }
+        let how = if self.log.is_far_too_long() { Fold::Cut } else { Fold::Reuse };
+        if let Err(error) = self.fold_log(how) {
             tracing::warn!("the store's log stays at {log_bytes} bytes for now: {error}");
         }
     }
 
-    /// Folds the whole log and truncates it.
-    pub(super) fn fold_log(&mut self) -> Result<(), Error> {
+    /// Folds the whole log.
+    pub(super) fn fold_log(&mut self, how: Fold) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeFold);
         let started = Instant::now();
         self.before_fold()?;
         let failed = failed("folding the log into the store");
         // A long read, such as a backup, must not delay writes.
         self.connection.busy_timeout(FOLD_WAIT_MAX).map_err(&failed)?;
-        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0));
+        let checkpoint = match how {
+            Fold::Reuse => "PRAGMA wal_checkpoint(RESTART)",
+            Fold::Cut => "PRAGMA wal_checkpoint(TRUNCATE)",
+        };
+        let folded = self.connection.query_row(checkpoint, [], |row| row.get(0));
         self.connection.busy_timeout(super::schema::BUSY_TIME_MAX).map_err(&failed)?;
         let busy: i64 = folded.map_err(&failed)?;
         fault::at(FaultPoint::Folded);
         self.unfolded_bytes = 0;
-        self.ownership.log_cut();
+        if matches!(how, Fold::Cut) {
+            self.ownership.log_cut();
+            self.log.cut();
+        }
         // If a reader prevented it, retry when the log has grown by half, not at every commit.
-        let log_bytes = self.log_bytes();
+        let log_bytes = self.log.bytes();
         self.fold_at = if busy == 0 { self.options.log_bytes_max } else { log_bytes + self.options.log_bytes_max / 2 };
         tracing::debug!(busy, elapsed_ms = started.elapsed().as_millis() as u64, "folded the log into the store");
         Ok(())
@@ -72,9 +90,5 @@ impl Writer {
         self.ownership.check_files()?;
         self.is_log_new = true;
         Ok(())
-    }
-
-    fn log_bytes(&self) -> u64 {
-        std::fs::metadata(&self.log).map_or(0, |log| log.len())
     }
 }

@@ -11,17 +11,17 @@ use super::dead_letter_room::DeadLetterRoom;
 use super::fault::{self, FaultPoint};
 use super::ids::Ids;
 use super::ledgers::Ledgers;
+use super::log::Log;
 use super::outbox::Queue;
 use super::owner::{self, Ownership};
 use super::recovery::Doubt;
 use super::room::Room;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::tail::{Recorded, Tail};
+use super::wal_checkpoint::Fold;
 use super::watches::{Announcer, NewestNumbers, Watches};
 use super::write_request::{PendingAnswer, WriteRequest, deliver_all, refuse_beyond, split};
-use super::{
-    Error, Meters, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, files, rows, schema,
-};
+use super::{Error, Meters, Options, appends, callbacks, dead_letters, dictionary::Dictionary, failed, rows, schema};
 use crate::model::{Command, DeadLetter, Origin, QuickMap, SinkName};
 use crate::store::recording::{Recording as _, StreamHead};
 use crate::supervise;
@@ -29,7 +29,6 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use lru::LruCache;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -85,7 +84,7 @@ pub(super) struct Writer {
     failed: bool,
     /// The doubt whether a transaction like a failed one would succeed again.
     pub(super) doubt: Option<Doubt>,
-    pub(super) log: PathBuf,
+    pub(super) log: Log,
     /// The size of the log at which it is folded next.
     pub(super) fold_at: u64,
     /// The bytes of events in the log since it was last folded.
@@ -104,7 +103,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        connection: Connection,
+        mut connection: Connection,
         lock: schema::Lock,
         ownership: Ownership,
         options: Options,
@@ -116,7 +115,7 @@ impl Writer {
         let meters = Meters::new();
         let age = Age::resume(owner::noted_moment(&connection)?, options.clock.clone(), &meters.clock_jumps);
         let filler = Filler::open(&connection, index.clone(), &options)?;
-        let log = files::log_of(Path::new(connection.path().unwrap_or_default()));
+        let log = Log::open(&mut connection, options.log_bytes_max)?;
         // A stream's version must not leave memory before the transaction that changed it is committed.
         let heads_max = options.heads_max.max(options.batch_max);
         let heads = LruCache::new(NonZeroUsize::new(heads_max).unwrap_or(NonZeroUsize::MIN));
@@ -173,7 +172,7 @@ impl Writer {
         if let Err(error) = self.begin().and_then(|()| self.note_time()).and_then(|()| self.sql("COMMIT", "closing")) {
             tracing::warn!("the running time since it was last written is lost: {error}");
         }
-        if let Err(error) = self.fold_log() {
+        if let Err(error) = self.fold_log(Fold::Cut) {
             schema::keep_log(&self.connection);
             tracing::warn!("closing the store: {error}; the next start recovers from its log");
         }
@@ -293,6 +292,7 @@ impl Writer {
     fn begin(&mut self) -> Result<(), Error> {
         self.sql("BEGIN IMMEDIATE", "beginning a transaction")?;
         self.ownership.check(&self.connection)?;
+        self.log.make_room();
         if self.is_log_new {
             owner::mark_log(&self.connection)?;
         }
