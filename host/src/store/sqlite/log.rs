@@ -13,8 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The room that a log gets at once. It is written as zeros, which end a log: as a header or a frame they have no valid checksum
-/// beside the salts of the log.
+/// The room that a log gets at once. It is written as zeros, which end a log: a header begins with a magic number, and a frame has
+/// the salts of the header.
 const STEP_BYTES: u64 = 1 << 20;
 
 /// The log of a writer.
