@@ -72,11 +72,14 @@ fn each_line_is_answered_in_order_as_a_single_command_would_be() {
     let expected =
         [(1, 200), (2, 409), (4, 400), (5, 400), (6, 404), (7, 400), (8, 200), (9, 409), (10, 400), (11, 200)];
     assert_eq!(shown, expected.map(|(line, status)| (Some(line), Some(status))), "{answers:#?}");
-    let first = json!({ "line": 1, "status": 200, "command_id": "first", "outcome": "accepted", "version": 1, "position": 1, "events": 1 });
+    // The aggregates of the first and the last line may be in different shards, so either may be recorded first.
+    let position = answers[0]["position"].clone();
+    assert!(position == 1 || position == 2, "{position}");
+    let first = json!({ "line": 1, "status": 200, "command_id": "first", "outcome": "accepted", "version": 1, "position": position, "events": 1 });
     assert_eq!(answers[0], first);
     assert_eq!((&answers[1]["outcome"], &answers[1]["actual"]), (&json!("conflict"), &json!(1)));
     assert_eq!(answers[2]["outcome"], "malformed");
-    assert!(answers[6]["remembered_from_ms"].is_u64() && answers[6]["position"] == 1, "{:?}", answers[6]);
+    assert!(answers[6]["remembered_from_ms"].is_u64() && answers[6]["position"] == position, "{:?}", answers[6]);
     assert_eq!(answers[7]["outcome"], "id_reused");
     for (at, words) in [(3, "JSON object"), (4, "order"), (5, "aggregate id is empty"), (8, "it can't have `colour`")] {
         assert!(answers[at].to_string().contains(words), "{:?}", answers[at]);
