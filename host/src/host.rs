@@ -26,6 +26,7 @@ mod plugin_handlers;
 mod readiness;
 mod replays;
 mod reverts;
+mod sharing;
 mod stalls;
 mod startup;
 mod states;
@@ -59,6 +60,7 @@ use idle_keys::idle_keys;
 use options::store_options;
 use parts::{Core, Moves, Parts};
 use plan::{Plan, Recipe};
+use sharing::{Applied, Shared};
 use stalls::Stalled;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -203,6 +205,9 @@ impl Host {
         let host = host.await.map_err(|error| Error::One(format!("starting failed: {error}")))??;
         tracing::info!(elapsed_ms = started.elapsed().as_millis() as u64, "started");
         tokio::spawn(watch_progress(Arc::downgrade(&host)));
+        if host.core.shared.is_possible() {
+            tokio::spawn(sharing::keep_divided(Arc::downgrade(&host)));
+        }
         Ok(host)
     }
 
@@ -226,7 +231,8 @@ impl Host {
         let catalog = Arc::new(catalog);
         startup.does("opening the store".to_owned());
         let location = location::store_location(&manifest).map_err(Error::One)?;
-        let store = store::open(&location, store_options(&manifest, clock))?;
+        let store = store::open_shared(&location, store_options(&manifest, clock))?;
+        let shared = Arc::new(Shared::new(store.clone(), &data)?);
         // This is safe only now, because the open store keeps other hosts out of the folder.
         catalog.clean();
         untried::have_replayed(&catalog, &manifest, &*store, clock.now_ms(), startup);
@@ -235,19 +241,37 @@ impl Host {
         let warnings = idle_keys(&manifest, &plugins).into_iter().chain(unknown_events).chain(unknown_types);
         warnings.for_each(|sentence| tracing::warn!("{sentence}"));
         let plan = Plan::of(&manifest, &plugins)?;
-        orphans::settle(&manifest, &subscribed(&plugins), &*store)?;
+        let applied = Applied::of(&manifest, &plugins, plan.clone());
+        let has_others = shared.has_others()?;
+        if has_others && plan.needs_dev_broker() {
+            return Err(Error::One(format!(
+                "{}: hosts that share a store can't each have a development broker: name the brokers of a cluster in \
+                 `kafka.brokers`",
+                manifest.path.display()
+            )));
+        }
+        orphans::settle(&manifest, &subscribed(&plugins), &*store, &shared)?;
         let granted = plan.parts().filter_map(|(_, recipe)| match recipe {
             Recipe::Requests(grant) => Some(grant.subscriptions.clone()),
             _ => None,
         });
-        http::interrupt_others(&*store, granted.flatten().collect())?;
+        let granted: Vec<_> = granted.flatten().collect();
+        if shared.knows_all(&plan)? {
+            http::interrupt_others(&*store, granted)?;
+        }
+        // A host that finds others asks for its parts when it is able to run them.
+        if !has_others {
+            shared.introduce(&manifest, &applied)?;
+        }
+        let plan = shared.granted(&plan)?;
         let ids = IdRule { bytes_max: manifest.store.id_bytes_max };
         let aggregates = Arc::new(Aggregates::start([], &store)?.with_ids(ids));
         let flows = Flows::default();
         let environment = Environment { runtime, clock: clock.clone(), flows: flows.clone() };
         let broker = Arc::default();
-        let core = Core { catalog, store, aggregates, flows, environment, transport, data, broker };
+        let core = Core { catalog, store, aggregates, flows, environment, transport, shared, data, broker };
         let mut parts = Parts::none(Arc::new(manifest), core);
+        parts.applied = applied.into();
         match parts.start_all(&plan, &mut Moves::new(Vec::new()), startup) {
             Ok(()) => {
                 parts.core.catalog.change().record(clock.now_ms(), "the host was started with other code");
@@ -464,6 +488,7 @@ impl Host {
             },
             manifest: self.manifest_status(),
             store: StoreStatus { position, identity: core.store.identity().to_string(), error: core.store.trouble() },
+            hosts: core.shared.status(),
             plugins: core.catalog.slots().map(|slot| self.plugin_status(&slot)).collect(),
             aggregates: core.aggregates.status().into_iter().map(aggregate_status).collect(),
             commands,
@@ -541,6 +566,7 @@ impl Host {
         let subscriptions = self.subscriptions().await;
         drained.next_timer_ms = subscriptions.iter().filter_map(|subscription| subscription.next_timer_ms).min();
         drained.paused = pauses::paused(&subscriptions);
+        drained.elsewhere = self.parts_elsewhere();
         drained
     }
 

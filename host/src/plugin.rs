@@ -526,6 +526,11 @@ impl Plugin {
         self.filter(|role| matches!(role, Role::Projection { .. }))
     }
 
+    /// Returns the filter of the events that its subscription handles.
+    pub fn handled_events(&self) -> Filter {
+        self.filter(|role| matches!(role, Role::Subscriber { .. } | Role::Saga { .. }))
+    }
+
     fn filter(&self, is_asked: impl Fn(&Role) -> bool) -> Filter {
         let patterns = self.description.roles.iter().filter(|role| is_asked(role)).flat_map(Role::subscriptions);
         parsed(patterns)

@@ -37,6 +37,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use worker::{ProjectionWorker, Shared};
@@ -196,6 +197,8 @@ impl Projection {
             unopened: None,
             looks_for_older: true,
             upcasting_code: None,
+            is_shared: store.sharing().is_some(),
+            skips_read: Instant::now(),
         };
         worker.begin();
         let running = Running::start(name, &**store, progress, stop, worker, |_| Ok(()), ProjectionWorker::run)?;

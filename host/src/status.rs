@@ -4,10 +4,12 @@
 //! of the API.
 
 mod histories;
+mod hosts;
 mod manifest;
 mod plugins;
 
 pub use histories::{Flow, FlowCommand, RequestItem, RequestWaits, Requests, TimerItem, Timers, Trace};
+pub use hosts::SharedHostStatus;
 pub use manifest::{KeyStatus, ManifestChange, ManifestStatus, PartChange};
 pub use plugins::{CodeStatus, MessageDescription, PluginDescription, PluginHistory, RoleDescription};
 
@@ -25,6 +27,9 @@ pub struct Status {
     pub manifest: ManifestStatus,
     /// The event store.
     pub store: StoreStatus,
+    /// The hosts that share the store, the longest running first; none if the store can't be shared.
+    #[serde(default)]
+    pub hosts: Vec<SharedHostStatus>,
     /// The plugins of the manifest, by name.
     pub plugins: Vec<PluginStatus>,
     /// The aggregate types that are served, by name.
@@ -571,6 +576,9 @@ pub struct Drained {
     /// The parts that a person has paused, a sentence each. They count as drained.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paused: Vec<String>,
+    /// The parts that run on other hosts of the store, or on none. The answer is not about them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
 }
 
 /// The answer of `GET /v1/ready`: whether the host does its work.

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod fault;
 mod front;
+mod hosts;
 mod http_requests;
 mod ids;
 mod ledger;
@@ -48,6 +49,7 @@ pub use events::{
     Append, Appended, ArchivedStream, Chain, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,
     SearchedId, Snapshot, Tally, check_sizes, event_at, event_bytes, is_full, shared_bytes,
 };
+pub use hosts::{HostEntry, Hosts, Lease, Sharing};
 pub use http_requests::{
     AttemptEnd, HttpRequestReader, HttpRequests, InterruptedOf, ListedRequest, RequestQuery, RequestQueue, RequestWait,
 };
@@ -102,6 +104,14 @@ pub fn open(location: &Location, options: Options) -> Result<Arc<dyn EventStore>
     match location {
         Location::Sqlite(file) => Ok(Arc::new(sqlite::SqliteStore::open(file, options)?)),
         Location::Postgres(address) => Ok(Arc::new(postgres::PostgresStore::open(address, options)?)),
+    }
+}
+
+/// Opens a store as [`open`] does, together with other hosts if its database allows several.
+pub fn open_shared(location: &Location, options: Options) -> Result<Arc<dyn EventStore>, Error> {
+    match location {
+        Location::Sqlite(_) => open(location, options),
+        Location::Postgres(address) => Ok(Arc::new(postgres::PostgresStore::open_shared(address, options)?)),
     }
 }
 
@@ -212,6 +222,11 @@ pub trait EventStore: Events + Progress + HttpRequests + DeadLetters {
 
     /// Returns the maintenance functions, or `None` if the store's database has its own tools for that.
     fn maintenance(&self) -> Option<&dyn Maintenance> {
+        None
+    }
+
+    /// Returns the functions of a store that several hosts share, or `None` if this host has the store alone.
+    fn sharing(&self) -> Option<&dyn Sharing> {
         None
     }
 

@@ -28,6 +28,7 @@ mod transform;
 mod worker;
 
 pub use callbacks::Environment;
+pub use pausing::fact as pausing_fact;
 pub use records::{RecordInbox, RecordOptions, RecordRun, RecordSubscription};
 pub use replay::ReplayError;
 pub use resets::Reset;

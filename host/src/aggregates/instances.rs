@@ -93,6 +93,11 @@ impl<H: Handlers> Instances<H> {
         })
     }
 
+    /// Whether other hosts may record events of these aggregates at any time.
+    pub(super) fn are_shared(&self) -> bool {
+        self.store.sharing().is_some()
+    }
+
     /// Returns the shard's reader of the store.
     pub(super) fn reader(&mut self) -> &mut dyn Reader {
         &mut *self.reader

@@ -20,6 +20,8 @@ pub(super) struct PendingCommand {
     gauges: Arc<Gauges>,
     /// The number of attempts so far.
     pub(super) attempts: u32,
+    /// How often others wrote to its stream between its decision and the append.
+    pub(super) conflicts: u32,
 }
 
 /// The measurements of a shard that other threads read.
@@ -41,7 +43,7 @@ impl PendingCommand {
     pub(super) fn new(command: Arc<Command>, ack: Ack<Outcome>, gauges: &Arc<Gauges>) -> Self {
         let weight = Weight::of(command.size());
         gauges.pending.add(weight);
-        Self { command, ack: Some(ack), weight, gauges: gauges.clone(), attempts: 0 }
+        Self { command, ack: Some(ack), weight, gauges: gauges.clone(), attempts: 0, conflicts: 0 }
     }
 
     /// Returns its share of the load of its shard.

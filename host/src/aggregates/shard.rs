@@ -63,6 +63,12 @@ struct Settled {
     result: Result<Appended, store::Error>,
 }
 
+/// How often a command is decided while others write to its stream each time.
+const CONFLICTS_MAX: u32 = 20;
+
+/// The longest pause between two of these decisions.
+const CONFLICT_PAUSE_MAX: Duration = Duration::from_millis(50);
+
 /// The way of decisions to the store and back.
 struct Appends {
     store: Arc<dyn EventStore>,
@@ -456,12 +462,19 @@ impl<H: Handlers> Shard<H> {
                     };
                 }
                 // Others wrote to the stream, so the command is decided again on its new state.
-                order.attempts += 1;
-                if order.attempts < self.options.attempts_max {
-                    return self.decide(order);
+                order.conflicts += 1;
+                match order.conflicts {
+                    1 => self.decide(order),
+                    // Two hosts that write all the time would hinder each other for ever. Whoever waits longer lets the other one through.
+                    2..CONFLICTS_MAX => {
+                        let longest = CONFLICT_PAUSE_MAX.min(Duration::from_millis(1 << order.conflicts.min(16)));
+                        self.retry_after(order, longest.mul_f64(fastrand::f64()));
+                    }
+                    _ => {
+                        let reason = format!("{error}: others write to it at the same time; send the command again");
+                        self.give_back(order, reason);
+                    }
                 }
-                let reason = format!("{error}: others write to it at the same time; send the command again");
-                self.give_back(order, reason);
             }
             (error @ store::Error::Invalid(_), SenderAnswer::Accepted(_)) if order.command.origin.is_some() => {
                 self.dead_letter(order, None, error.to_string());
@@ -501,13 +514,17 @@ impl<H: Handlers> Shard<H> {
                 match self.against(&order.command, Failing::Malformed, &reason, watch) {
                     Some(rest) if order.command.origin.is_some() => {
                         self.put_back(&order.command.stream.aggregate_id, Some(instance));
-                        self.hold(order, rest);
+                        self.retry_after(order, rest);
                     }
                     _ => self.dead_letter(order, Some(instance), reason),
                 }
             }
             Refusal::Retry { after, reason } => {
-                self.put_back(&order.command.stream.aggregate_id, Some(instance));
+                // Nothing is recorded that would tell whether another host has recorded more.
+                match self.instances.are_shared() {
+                    true => self.instances.discard(instance),
+                    false => self.put_back(&order.command.stream.aggregate_id, Some(instance)),
+                }
                 self.undone(order, reason, after);
             }
         }
@@ -516,7 +533,7 @@ impl<H: Handlers> Shard<H> {
     /// Handles a command at which the code failed.
     fn failed(&mut self, order: PendingCommand, reason: String, watch: Option<Arc<dyn CodeWatch>>) {
         match self.against(&order.command, Failing::Trap, &reason, watch) {
-            Some(rest) if order.command.origin.is_some() => self.hold(order, rest),
+            Some(rest) if order.command.origin.is_some() => self.retry_after(order, rest),
             _ => self.undone(order, reason, Duration::ZERO),
         }
     }
@@ -538,10 +555,10 @@ impl<H: Handlers> Shard<H> {
         Some(watch.rest())
     }
 
-    /// Holds a command, and with it its aggregate, until the code changes or is not watched any more.
-    fn hold(&mut self, order: PendingCommand, rest: Duration) {
+    /// Has a command, and with it its aggregate, wait before the next attempt, but not longer than until the code changes.
+    fn retry_after(&mut self, order: PendingCommand, time: Duration) {
         let aggregate = order.command.stream.aggregate_id.clone();
-        self.retries.push(Reverse((Instant::now() + rest, aggregate.clone())));
+        self.retries.push(Reverse((Instant::now() + time, aggregate.clone())));
         self.make_busy(aggregate, BusyWith::Retry(order));
     }
 
@@ -557,10 +574,7 @@ impl<H: Handlers> Shard<H> {
             );
             order.answer(Outcome::Failed { reason });
         } else if order.attempts < self.options.attempts_max {
-            let aggregate = order.command.stream.aggregate_id.clone();
-            let due = Instant::now() + after.min(self.options.retry_after_max);
-            self.retries.push(Reverse((due, aggregate.clone())));
-            self.make_busy(aggregate, BusyWith::Retry(order));
+            self.retry_after(order, after.min(self.options.retry_after_max));
         } else {
             let attempts = order.attempts;
             self.undecided(order, Undecided::Exhausted(format!("{reason} (tried {attempts} times)")));

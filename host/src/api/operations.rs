@@ -116,6 +116,9 @@ pub(super) async fn wait_source(
     match server.unless_closing(server.host.wait_source(&name, wait.handled, timeout)).await? {
         Some(progress) => Ok(Json(progress)),
         None => {
+            if let Some(elsewhere) = server.host.source_elsewhere(&name) {
+                return Err(HttpError::new(ProblemType::NotPossibleNow, elsewhere));
+            }
             let known: Vec<String> = server.host.status().await.sources.into_iter().map(|source| source.name).collect();
             Err(HttpError::unknown("source", &name, &known))
         }

@@ -13,6 +13,7 @@ use crate::status::*;
 pub(super) fn status(status: &Status) -> String {
     let mut parts = vec![host(status)];
     let mut part = |there: bool, table: Table| parts.extend(there.then(|| table.to_string()));
+    part(status.hosts.len() > 1, hosts(&status.hosts));
     part(!status.plugins.is_empty(), plugins(&status.plugins));
     part(!status.aggregates.is_empty(), aggregates(&status.aggregates));
     part(!status.commands.is_empty(), commands(&status.commands));
@@ -331,6 +332,20 @@ fn endpoints(endpoints: &[EndpointStatus]) -> Table {
         note_error(&mut table, error);
         if *interrupted > 0 {
             table.note(&format!("attempts that the end of a host interrupted: {}", number(*interrupted)));
+        }
+    }
+    table
+}
+
+/// Shows the hosts of the store. One of them answers.
+fn hosts(hosts: &[SharedHostStatus]) -> Table {
+    let mut table = Table::new([("HOST", Left), ("PROCESS", Left), ("API", Left), ("RUNS ALONE", Left)]);
+    for SharedHostStatus { id, name, url, this, differs, parts } in hosts {
+        let id = if *this { format!("{id} (this one)") } else { id.to_string() };
+        let parts = if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") };
+        table.row([id, name.clone(), url.clone().unwrap_or_default(), parts]);
+        if !differs.is_empty() {
+            table.note(&format!("differs from the first host, so it runs nothing alone: {}", differs.join(", ")));
         }
     }
     table

@@ -13,6 +13,7 @@ use super::idle_keys::idle_keys;
 use super::orphans;
 use super::parts::{Error, Moves, Parts};
 use super::plan::{Kind, PartName, Plan};
+use super::sharing::Applied;
 use super::startup::Startup;
 use super::unmatched::unmatched;
 use crate::access;
@@ -39,7 +40,7 @@ const PREBUILD_MAX: Duration = Duration::from_secs(5);
 
 /// Longest time that parts which end or restart may take. Others wait for them, such as commands of a type that restarts. What they leave
 /// undone is done when they start again.
-const STOP_MAX: Duration = Duration::from_secs(12);
+pub(super) const STOP_MAX: Duration = Duration::from_secs(12);
 
 /// What a host knows of the manifest on disk.
 #[derive(Default)]
@@ -55,7 +56,9 @@ pub(super) struct OnDisk {
 /// A change that is loaded and checked, and not applied yet.
 struct Prepared {
     manifest: Arc<Manifest>,
+    applied: Applied,
     staged: Staged,
+    /// The parts that are to run on this host.
     plan: Plan,
     /// The parts whose place in the store gets another name.
     moves: Vec<(Part, String)>,
@@ -365,12 +368,15 @@ impl Host {
             let named = |text: &String| format!("{}: {text}", manifest.path.display());
             let moves = orphans::decide(&manifest, &subscribed(&plugins), &places)
                 .map_err(|problems| Error::Many(problems.iter().map(named).collect()))?;
-            Ok((Plan::of(&manifest, &plugins)?, places, moves))
+            self.core.shared.refuse_moves(&moves)?;
+            let plan = Plan::of(&manifest, &plugins)?;
+            let applied = Applied::of(&manifest, &plugins, plan.clone());
+            Ok((self.core.shared.expected(plan), places, moves, applied))
         };
         match plan_of() {
-            Ok((plan, places, moves)) => {
+            Ok((plan, places, moves, applied)) => {
                 let shown = self.shown(current, &manifest, &staged, &plan, &places, &moves);
-                Ok(Prepared { manifest, staged, plan, moves, shown })
+                Ok(Prepared { manifest, applied, staged, plan, moves, shown })
             }
             Err(error) => Err(Refused { staged, error }.into()),
         }
@@ -446,17 +452,20 @@ impl Host {
     fn apply(
         &self,
         current: &Arc<Parts>,
-        Prepared { manifest, staged, plan, moves, shown }: Prepared,
+        Prepared { manifest, applied, staged, plan, moves, shown }: Prepared,
         alone: &CatalogChange<'_>,
     ) -> Result<ManifestChange, Error> {
         let mut next = (**current).clone();
         next.manifest = manifest;
+        next.applied = applied.into();
         next.missing.clear();
         let deadline = Instant::now() + next.manifest.host.stop_max().min(STOP_MAX);
         next.stop_unless_in(&plan, deadline);
         let replaced = alone.put(&staged);
         let mut moves = Moves::new(moves);
-        let Err(error) = next.start_all(&plan, &mut moves, &Startup::of_change()) else {
+        let started = self.core.shared.granted(&plan).map_err(Error::from);
+        let started = started.and_then(|plan| next.start_all(&plan, &mut moves, &Startup::of_change()));
+        let Err(error) = started else {
             self.parts.send_replace(Arc::new(next));
             log_change(&shown);
             return Ok(ManifestChange { applied: true, ..shown });
@@ -464,7 +473,7 @@ impl Host {
         tracing::error!("the change is undone: {error}");
         next.stop_unless_in(current.running(), deadline);
         alone.put_back(replaced);
-        next.manifest = current.manifest.clone();
+        (next.manifest, next.applied) = (current.manifest.clone(), current.applied.clone());
         next.start_what_can_be(current.running(), moves.back());
         self.parts.send_replace(Arc::new(next));
         Err(error)

@@ -8,8 +8,8 @@ use super::drain::reach_unless;
 use crate::filter::Filter;
 use crate::flows::{EndedCommand, FlowWatch};
 use crate::model::{Position, RecordedEvent, StreamId, Version};
-use crate::store::{Error, EventSearch, FlowQuery, SearchedId, UnderWay};
-use crate::subscriptions::Subscription;
+use crate::store::{Error, EventSearch, FlowQuery, Reader, SearchedId, UnderWay};
+use crate::subscriptions::{Subscription, pausing_fact};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub struct Following {
     /// The position of its newest event.
     newest: Position,
     streams: HashMap<StreamId, Version>,
+    /// The position of its newest event that a subscription handles, by the subscription, if another host may run it.
+    handled_by: HashMap<Arc<str>, Position>,
     events: Vec<RecordedEvent>,
     more: bool,
 }
@@ -67,8 +69,9 @@ impl Host {
     pub fn follow(self: &Arc<Self>, correlation_id: Arc<str>) -> Following {
         let ended = self.core.flows.watch(Some(correlation_id.clone()));
         let next = Position(self.core.store.head().borrow().0 + 1);
-        let (streams, events, more) = Default::default();
-        Following { host: self.clone(), correlation_id, ended, next, newest: Position(0), streams, events, more }
+        let (streams, handled_by, events, more) = Default::default();
+        let newest = Position(0);
+        Following { host: self.clone(), correlation_id, ended, next, newest, streams, handled_by, events, more }
     }
 }
 
@@ -110,6 +113,7 @@ impl Following {
         let mut pause = LOOK_FIRST;
         loop {
             self.handled(waiting_for).await;
+            let distant_paused = self.handled_elsewhere(waiting_for).await?;
             let found = self.under_way().await?;
             // Commands are known to have ended a little later than the store has their ends, and later than the head that
             // `search` reads.
@@ -119,7 +123,7 @@ impl Following {
                 && !has_new
                 && let Some(paused) = self.paused()
             {
-                return Ok((found.held_keys.into_iter().collect(), paused));
+                return Ok((found.held_keys.into_iter().collect(), [paused, distant_paused].concat()));
             }
             if has_new {
                 continue;
@@ -161,9 +165,15 @@ impl Following {
             let wanted = EventSearch { filter: Filter::all(), id };
             let page = self.host.read(move |reader| reader.search(&wanted, from, head, EVENTS_MAX)).await?;
             self.next = Position(page.reached.0 + 1);
+            let handlers = self.host.handled_anywhere();
             for event in page.events {
                 has_new = true;
                 self.newest = event.position;
+                for (name, filter) in &handlers {
+                    if filter.matches(&event.stream.aggregate_type, &event.name) {
+                        self.handled_by.insert(name.clone(), event.position);
+                    }
+                }
                 self.streams.insert(event.stream.clone(), event.version);
                 match self.events.len() < EVENTS_MAX {
                     true => self.events.push(event),
@@ -185,14 +195,44 @@ impl Following {
         }
     }
 
+    /// Waits until each subscription on another host that nobody has paused has handled the events of the flow, as the store says. Returns
+    /// the paused ones, a sentence each.
+    async fn handled_elsewhere(&mut self, waiting_for: &mut String) -> Result<Vec<String>, Error> {
+        let mut all_paused = Vec::new();
+        for (name, newest) in &self.handled_by {
+            let mut pause = LOOK_FIRST;
+            while !self.host.parts().subscriptions.contains_key(name) {
+                // The commands that ended on other hosts are not known here.
+                self.more = true;
+                let why = self.host.subscription_elsewhere(name);
+                *waiting_for = why.unwrap_or_else(|| format!("subscription {name}, which runs on another host"));
+                let asked = name.clone();
+                let ask = move |reader: &mut dyn Reader| {
+                    Ok((reader.checkpoint(&asked)?.unwrap_or_default(), reader.fact(&pausing_fact(&asked))?.is_some()))
+                };
+                let (reached, is_paused) = self.host.read(ask).await?;
+                if reached >= *newest {
+                    break;
+                }
+                if is_paused {
+                    all_paused.push(told_paused(name));
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LOOK_MAX);
+            }
+        }
+        Ok(all_paused)
+    }
+
     async fn under_way(&self) -> Result<UnderWay, Error> {
         let parts = self.host.parts();
-        let of_sources = parts.records.values().map(|records| records.name().to_string());
-        let subscriptions: Vec<String> =
-            parts.subscriptions.keys().map(ToString::to_string).chain(of_sources).collect();
+        let of_sources = self.host.records_anywhere(&parts).into_iter();
+        let of_events = parts.applied.plan.subscriptions().map(ToString::to_string);
+        let subscriptions: Vec<String> = of_events.chain(of_sources).collect();
         let (correlation_id, streams) = (self.correlation_id.clone(), self.streams.clone());
         let now_ms = self.host.clock.now_ms();
-        let ask = move |reader: &mut dyn crate::store::Reader| {
+        let ask = move |reader: &mut dyn Reader| {
             let flow =
                 FlowQuery { correlation_id: &correlation_id, subscriptions: &subscriptions, streams: &streams, now_ms };
             reader.under_way(&flow)
@@ -203,6 +243,9 @@ impl Following {
 
 /// Says that a subscription is paused, if it is.
 fn paused(subscription: &dyn Subscription) -> Option<String> {
-    let name = subscription.name();
-    subscription.is_paused().then(|| format!("subscription {name} is paused and has not handled all of it"))
+    subscription.is_paused().then(|| told_paused(&subscription.name().to_string()))
+}
+
+fn told_paused(name: &str) -> String {
+    format!("subscription {name} is paused and has not handled all of it")
 }

@@ -6,6 +6,7 @@
 //! and a start that is written out makes the part start there. A new schedule needs no decision, because it does
 //! nothing for the past.
 
+use super::sharing::Shared;
 use crate::ack;
 use crate::manifest::Manifest;
 use crate::store::{self, EventStore, Part, PartKind, Place};
@@ -81,12 +82,22 @@ pub(super) fn decide(
 }
 
 /// Carries over the places of renamed parts, and logs the remaining orphans.
-pub(super) fn settle(manifest: &Manifest, subscribers: &[String], store: &dyn EventStore) -> Result<(), super::Error> {
+pub(super) fn settle(
+    manifest: &Manifest,
+    subscribers: &[String],
+    store: &dyn EventStore,
+    shared: &Shared,
+) -> Result<(), super::Error> {
     let mut reader = store.reader()?;
     let place = manifest.path.display();
     let moves = decide(manifest, subscribers, &reader.places()?)
         .map_err(|problems| super::Error::Many(problems.iter().map(|text| format!("{place}: {text}")).collect()))?;
+    shared.refuse_moves(&moves)?;
     carry_over(store, &moves)?;
+    // Other hosts may run what this manifest does not have.
+    if shared.has_others()? {
+        return Ok(());
+    }
     for orphan in orphans(manifest, &reader.places()?) {
         tracing::warn!(
             "the store has {orphan}, which the manifest does not have; to forget it, stop the host and run `wasmill store orphans \

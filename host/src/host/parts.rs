@@ -5,6 +5,7 @@ use super::options::record_options;
 use super::orphans;
 use super::plan::{Kind, PartName, Plan, Recipe, SinkContent, SourceRecipe};
 use super::plugin_handlers::aggregate_service;
+use super::sharing::{Applied, Shared};
 use super::startup::Startup;
 use crate::aggregates::{self, Aggregates, Interlude, Service};
 use crate::flows::Flows;
@@ -50,6 +51,8 @@ pub(super) struct Core {
     pub(super) environment: Environment,
     /// The way to the servers of endpoints.
     pub(super) transport: Arc<dyn Transport>,
+    /// Which parts run on this host and which on others.
+    pub(super) shared: Arc<Shared>,
     /// The data folder.
     pub(super) data: PathBuf,
     /// The development broker, while a plan needs it.
@@ -62,6 +65,8 @@ pub(super) struct Core {
 pub(super) struct Parts {
     pub(super) manifest: Arc<Manifest>,
     pub(super) core: Core,
+    /// What the manifest asks for in all, on this host or on others.
+    pub(super) applied: Arc<Applied>,
     pub(super) subscriptions: ByName<dyn Subscription>,
     /// One for each source that delivers to a subscriber, by the name of the source.
     pub(super) records: ByName<RecordSubscription>,
@@ -123,6 +128,7 @@ impl Parts {
         Self {
             manifest,
             core,
+            applied: Arc::default(),
             subscriptions: ByName::new(),
             records: ByName::new(),
             projections: ByName::new(),
@@ -177,6 +183,16 @@ impl Parts {
         for (name, error) in missing {
             tracing::error!("{name} could not be started again: {error}");
             self.missing.insert(name, error.to_string());
+        }
+    }
+
+    /// Starts the parts of a plan beside those that run, as far as that is possible.
+    pub(super) fn start_more(&mut self, plan: &Plan) {
+        for (name, recipe) in plan.parts().filter(|(name, _)| name.kind != Kind::Aggregate) {
+            if let Err(error) = self.start_one(name, recipe) {
+                tracing::error!("{name} could not be started: {error}");
+                self.missing.insert(name.to_string(), error.to_string());
+            }
         }
     }
 

@@ -62,7 +62,7 @@ impl Host {
                 }
                 SubscriptionName::Source(source) => parts.records.get(source).map(|found| found.set_paused(paused)),
             };
-            set.ok_or_else(|| host.unknown_subscription())??;
+            set.ok_or_else(|| host.unknown_subscription(&name))??;
             Ok(Paused { name, paused })
         };
         let _used = self.in_use.read().await;
@@ -76,7 +76,8 @@ impl Host {
             let parts = host.parts();
             match SubscriptionName::parse(&name) {
                 SubscriptionName::Plugin(plugin) => {
-                    let subscription = parts.subscriptions.get(plugin).ok_or_else(|| host.unknown_subscription())?;
+                    let subscription =
+                        parts.subscriptions.get(plugin).ok_or_else(|| host.unknown_subscription(&name))?;
                     let head = *host.core.store.head().borrow();
                     if let Start::At(position) = to
                         && position.0 > head.0 + 1
@@ -97,17 +98,20 @@ impl Host {
                         "{name} reads the records of a source, which has offsets: use `wasmill kafka offsets reset {source}`"
                     )))
                 }
-                SubscriptionName::Source(_) => Err(host.unknown_subscription()),
+                SubscriptionName::Source(_) => Err(host.unknown_subscription(&name)),
             }
         };
         let _used = self.in_use.read().await;
         blocking(reset).await
     }
 
-    fn unknown_subscription(&self) -> Unchanged {
+    fn unknown_subscription(&self, name: &str) -> Unchanged {
+        if let Some(elsewhere) = self.subscription_elsewhere(name) {
+            return Unchanged::Impossible(elsewhere);
+        }
         let parts = self.parts();
-        let of_events = parts.subscriptions.keys().map(ToString::to_string);
-        let of_records = parts.records.values().map(|found| found.name().to_string());
+        let of_events = parts.applied.plan.subscriptions().map(ToString::to_string);
+        let of_records = self.records_anywhere(&parts);
         Unchanged::Unknown { known: of_events.chain(of_records).collect() }
     }
 }

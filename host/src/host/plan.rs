@@ -169,9 +169,20 @@ impl Plan {
         Ok(())
     }
 
+    /// Returns the plan without the parts of other names.
+    pub(super) fn only(mut self, is_wanted: impl Fn(&PartName) -> bool) -> Self {
+        self.0.retain(|name, _| is_wanted(name));
+        self
+    }
+
     /// Returns the parts, in the order in which they are started.
     pub(super) fn parts(&self) -> impl Iterator<Item = (&PartName, &Recipe)> {
         self.0.iter()
+    }
+
+    /// Returns the names of the subscriptions to recorded events.
+    pub(super) fn subscriptions(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().filter(|name| name.kind == Kind::Subscription).map(|name| &*name.name)
     }
 
     /// Whether a part is in both plans and made from the same.

@@ -143,6 +143,13 @@ impl Host {
 
     fn no_consumer(&self, kind: &str, number: u64, letter: &DeadLetter) -> Unreplayed {
         let DeadLetter { consumer, .. } = letter;
+        let elsewhere = match kind {
+            "source" => self.source_elsewhere(consumer),
+            _ => self.subscription_elsewhere(consumer),
+        };
+        if let Some(elsewhere) = elsewhere {
+            return Unreplayed::Impossible(elsewhere);
+        }
         Unreplayed::Impossible(format!(
             "dead letter {number} is of {kind} {consumer}, which this manifest does not have: add it, or discard the letter"
         ))

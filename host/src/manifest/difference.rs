@@ -88,6 +88,15 @@ impl Manifest {
         api
     }
 
+    /// Returns the keys that all hosts of a store must have in common, with their values. Where a host has its files and where it listens
+    /// is its own affair.
+    pub fn common_keys(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        flatten(&self.table(), "", &mut found);
+        found.retain(|(key, _)| !is_of_host(key));
+        found
+    }
+
     fn table(&self) -> Table {
         // The text was parsed when the manifest was read.
         self.text.parse().unwrap_or_default()
@@ -99,6 +108,27 @@ impl Manifest {
 fn is_applied_at_once(key: &str) -> bool {
     ["api.hosts", "api.clients", "api.name_clients"].iter().any(|applied| key.starts_with(applied))
         || key.starts_with("api.tls.")
+}
+
+/// Whether each host of a store has its own value of a key. The code of plugins is compared itself, not where it comes from.
+fn is_of_host(key: &str) -> bool {
+    let section = key.split('.').next().unwrap_or_default();
+    let is_file = [".file", ".source"].iter().any(|ending| key.starts_with("plugins.") && key.ends_with(ending));
+    let is_size = ["url", "backups", "queue_max", "queue_mib", "batch_max", "transaction_mib", "log_mib"]
+        .iter()
+        .any(|size| key.strip_prefix("store.") == Some(*size) || key.strip_prefix("store.url.").is_some());
+    ["data", "host", "api", "clock"].contains(&section) || is_file || is_size
+}
+
+/// Adds the keys of a table at a path, each with its value.
+fn flatten(table: &Table, path: &str, found: &mut Vec<(String, String)>) {
+    for (key, value) in table {
+        let path = if path.is_empty() { quoted(key) } else { format!("{path}.{}", quoted(key)) };
+        match value {
+            Value::Table(table) if !table.is_empty() => flatten(table, &path, found),
+            value => found.push((path, value.to_string())),
+        }
+    }
 }
 
 /// Adds the differences of two tables at a path.

@@ -41,16 +41,19 @@ pub(super) fn fact(projection: &str, position: Position) -> String {
 impl Skips {
     /// Loads the skipped events from the store.
     pub(super) fn load(reader: &mut dyn Reader, projection: &str) -> Result<Self, store::Error> {
-        let mut all = BTreeMap::new();
-        for (name, value) in reader.facts(&FactName::prefix_of_skipped(projection))? {
-            match (FactName::parse(&name), serde_json::from_str::<Skip>(&value)) {
-                (Some(FactName::Skipped { position, .. }), Ok(skip)) => {
-                    all.insert(position, skip);
-                }
-                _ => tracing::error!("the store's fact {name} does not name an event to skip and is ignored: {value}"),
-            }
-        }
+        let all = read(reader, projection)?;
         Ok(Self { changed: (!all.is_empty()).into(), all: all.into() })
+    }
+
+    /// Loads them again.
+    pub(super) fn read_again(&self, reader: &mut dyn Reader, projection: &str) -> Result<(), store::Error> {
+        let found = read(reader, projection)?;
+        let mut all = self.all.held();
+        if *all != found {
+            *all = found;
+            self.changed.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     pub(super) fn add(&self, position: Position, skip: Skip) {
@@ -73,6 +76,19 @@ impl Skips {
         };
         all.iter().map(shown).collect()
     }
+}
+
+fn read(reader: &mut dyn Reader, projection: &str) -> Result<BTreeMap<Position, Skip>, store::Error> {
+    let mut all = BTreeMap::new();
+    for (name, value) in reader.facts(&FactName::prefix_of_skipped(projection))? {
+        match (FactName::parse(&name), serde_json::from_str::<Skip>(&value)) {
+            (Some(FactName::Skipped { position, .. }), Ok(skip)) => {
+                all.insert(position, skip);
+            }
+            _ => tracing::error!("the store's fact {name} does not name an event to skip and is ignored: {value}"),
+        }
+    }
+    Ok(all)
 }
 
 /// Whether a person has decided to skip this event.

@@ -26,6 +26,9 @@ use tokio::sync::watch;
 /// How long to wait for new events before checking for new code.
 const IDLE: Duration = Duration::from_millis(250);
 
+/// The interval at which a projection that has stopped at an event looks whether that one is skipped.
+const SKIPS_EVERY: Duration = Duration::from_secs(1);
+
 /// The state that a projection's thread shares with its handle.
 #[derive(Default)]
 pub(super) struct Shared {
@@ -59,6 +62,10 @@ pub(super) struct ProjectionWorker {
     pub(super) looks_for_older: bool,
     /// The code that upcasts its events, if it asks for the newest shape.
     pub(super) upcasting_code: Option<u64>,
+    /// Whether other hosts may share the store.
+    pub(super) is_shared: bool,
+    /// When the events that are skipped were read last.
+    pub(super) skips_read: Instant,
 }
 
 impl ProjectionWorker {
@@ -201,6 +208,7 @@ impl ProjectionWorker {
 
     /// Resumes after the events that a person has decided to skip.
     fn look_for_skips(&mut self) {
+        self.look_for_skips_of_others();
         let Some(skips) = self.shared.skips.changes() else { return };
         self.folding.skips = skips;
         let is_over =
@@ -213,6 +221,17 @@ impl ProjectionWorker {
         if self.refused.as_ref().is_some_and(|(_, broken)| is_over(broken)) {
             self.refused = None;
         }
+    }
+
+    /// Reads again which events are skipped while the projection has stopped at one: somebody may have told another host of the store.
+    fn look_for_skips_of_others(&mut self) {
+        let is_stopped = self.refused.is_some() || self.live.as_ref().is_some_and(|live| live.broken.is_some());
+        if !is_stopped || !self.is_shared || self.skips_read.elapsed() < SKIPS_EVERY {
+            return;
+        }
+        self.skips_read = Instant::now();
+        // If the store can't be read now, it can be later.
+        let _ = self.shared.skips.read_again(self.folding.follower.reader(), &self.name);
     }
 
     /// Tries again what has failed, if other code upcasts the events now.

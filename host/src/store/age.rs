@@ -48,6 +48,13 @@ impl Age {
         Self { clock, offset_ms, noted_ms: running_ms, seen }
     }
 
+    /// Goes on with the running time that another host has noted, if that is further.
+    pub(super) fn follow(&mut self, noted_ms: u64) {
+        let behind_ms = noted_ms.saturating_sub(self.running_ms());
+        self.offset_ms += i128::from(behind_ms);
+        self.seen.running_ms += behind_ms;
+    }
+
     /// Returns the current moment.
     pub(super) fn now(&self) -> Moment {
         Moment { wall_ms: self.clock.now_ms(), running_ms: self.running_ms() }

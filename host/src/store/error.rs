@@ -140,8 +140,8 @@ impl Loss {
         match self {
             Self::TakenOver => "start one host alone for each data folder, and never delete events.lock",
             Self::LeaseTaken => {
-                "its lease had expired, because it did not reach the database or stood still for too long: start one host alone \
-                 for each store, and check the network and the load of this machine"
+                "its lease had expired, because it did not reach the database or stood still for too long: start it again, and check \
+                 the network and the load of this machine"
             }
             Self::Removed | Self::Replaced | Self::Cut => {
                 "keep other programs out of the data folder, and try `wasmill store verify` before the next start"

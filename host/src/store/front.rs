@@ -86,7 +86,8 @@ impl Front {
         }
     }
 
-    fn administer(&self, request: AdminRequest, ack: Ack<Result<(), Error>>) {
+    /// Queues a change that a person makes, or one of this host itself.
+    pub(super) fn administer(&self, request: AdminRequest, ack: Ack<Result<(), Error>>) {
         self.send(WriteRequest::Administer(request, ack));
     }
 

@@ -1,4 +1,4 @@
-//! The store in PostgreSQL: one schema of a database, one writing host at a time.
+//! The store in PostgreSQL: one schema of a database, which several hosts may share.
 //!
 //! The writer drains a bounded queue into one transaction at a time (group commit) and answers after the commit. All that
 //! somebody follows is numbered under the lock of one row, the head, which is held until the commit. So the order of numbers is
@@ -18,9 +18,10 @@ mod held_keys;
 mod hints;
 mod http_requests;
 mod import;
+mod listening;
+mod membership;
 mod moving;
 mod outbox;
-mod owner;
 mod pending;
 mod places;
 mod pool;
@@ -33,16 +34,22 @@ mod tls;
 mod writer;
 
 use super::front::{Front, Fronted};
+use super::hosts::SharingRequest;
 use super::tail::Tail;
+use super::write_request::AdminRequest;
 use super::{
-    Backup, CopyName, Error, EventStore, Inspection, Maintenance, Measures, Newest, Options, Place, Reader, Snapshot,
-    Statistics, move_mark,
+    Backup, CopyName, Error, EventStore, Hosts, Inspection, Maintenance, Measures, Newest, Options, Place, Reader,
+    Sharing, Snapshot, Statistics, move_mark,
 };
+use crate::ack::Ack;
 use crate::supervise;
 use connection::{Connection, Network, uint};
+use listening::Listening;
+use membership::Company;
 use pool::Pool;
 use reader::{PostgresReader, Source};
 use schema::Found;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -59,34 +66,49 @@ pub struct PostgresStore {
     tail: Arc<Tail>,
     pool: Arc<Pool>,
     snapshots: snapshots::Snapshots,
+    /// How this host learns what other hosts write. `None` if it has the store alone.
+    listening: Option<Listening>,
+    /// The id of this host.
+    host: i64,
     identity: Uuid,
     address: Address,
 }
 
 impl PostgresStore {
-    /// Opens the store of an address, and makes its tables if there are none. Fails if another host owns it, or if it is from a
-    /// newer wasmill.
+    /// Opens the store of an address, and makes its tables if there are none. Fails if another host has it open, or if it is from a
+    /// newer wasmill. No other host can open it meanwhile.
     pub fn open(address: &Address, options: Options) -> Result<Self, Error> {
+        Self::join(address, options, Company::Alone)
+    }
+
+    /// Opens the store as [`open`](Self::open) does, together with other hosts that do so.
+    pub fn open_shared(address: &Address, options: Options) -> Result<Self, Error> {
+        Self::join(address, options, Company::Hosts)
+    }
+
+    fn join(address: &Address, options: Options, company: Company) -> Result<Self, Error> {
         let network = Network::start(address)?;
         let connection = network.connect()?;
         schema::check_server(&connection)?;
         schema::check_writable(&connection)?;
         schema::migrate(&connection, address)?;
         let identity = schema::identity(&connection)?;
-        let epoch = owner::take(&connection, options.lease_ms)?;
-        // From here on nobody else can mark it.
+        let host = membership::join(&connection, options.lease_ms, company)?;
+        // From here on nobody can mark it.
         if let Err(refused) = move_mark::refuse(address.url(), content::mark(&connection)?.as_deref()) {
-            owner::give_up(&connection, epoch)?;
+            membership::leave(&connection, host)?;
             return Err(refused);
         }
         let (queue, requests, room) = Front::queue(options.queue_max, options.queue_bytes_max);
         let tail = Arc::new(Tail::new(options.tail_bytes_max));
-        let writer = writer::Writer::new(network.clone(), connection, epoch, options, tail.clone(), room.clone())?;
-        let front = Front::new(queue, room, writer.watches(), writer.meters.clone());
+        let writer = writer::Writer::new(network.clone(), connection, host, options, tail.clone(), room.clone())?;
+        let front = Front::new(queue, room, writer.announcer.watches(), writer.meters.clone());
+        let listening = (company == Company::Hosts).then(|| Listening::start(&network, host, writer.announcer.clone()));
         let writer = supervise::vital("store-writer", move || writer.run(requests))
             .map_err(|error| Error::Failed(format!("can't start the writer's thread: {error}")))?;
         let snapshots = snapshots::Snapshots::new(network.clone());
-        Ok(Self { front, writer, tail, pool: Pool::new(network), snapshots, identity, address: address.clone() })
+        let (pool, address) = (Pool::new(network), address.clone());
+        Ok(Self { front, writer, tail, pool, snapshots, listening, host, identity, address })
     }
 }
 
@@ -144,10 +166,40 @@ impl EventStore for PostgresStore {
         Some(self)
     }
 
+    fn sharing(&self) -> Option<&dyn Sharing> {
+        self.listening.is_some().then_some(self as _)
+    }
+
     fn close(&self) {
         self.snapshots.close();
         self.front.close();
         self.writer.join();
+    }
+}
+
+impl Sharing for PostgresStore {
+    fn hosts(&self) -> Result<Hosts, Error> {
+        self.pool.with(|connection| membership::hosts(connection, self.host))
+    }
+
+    fn introduce(&self, url: String, settings: BTreeMap<String, String>, ack: Ack<Result<(), Error>>) {
+        self.front.administer(AdminRequest::Share(SharingRequest::Introduce(url, settings)), ack);
+    }
+
+    fn take_leases(&self, gone: Vec<u64>, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
+        self.front.administer(AdminRequest::Share(SharingRequest::Take(gone, parts)), ack);
+    }
+
+    fn want_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
+        self.front.administer(AdminRequest::Share(SharingRequest::Want(parts)), ack);
+    }
+
+    fn hand_over_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
+        self.front.administer(AdminRequest::Share(SharingRequest::HandOver(parts)), ack);
+    }
+
+    fn give_up_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
+        self.front.administer(AdminRequest::Share(SharingRequest::GiveUp(parts)), ack);
     }
 }
 
@@ -162,9 +214,9 @@ pub fn exists(address: &Address) -> bool {
     connect(address).and_then(|connection| schema::find(&connection)).ok() != Some(Found::Nothing)
 }
 
-/// Returns whether a host owns the store now. If nobody can tell, it is not.
+/// Returns whether a host has the store open now. If nobody can tell, none has.
 pub fn is_in_use(address: &Address) -> bool {
-    existing(address).and_then(|connection| owner::is_owned(&connection)).unwrap_or(false)
+    existing(address).and_then(|connection| membership::is_open(&connection)).unwrap_or(false)
 }
 
 /// Returns the places in a store.

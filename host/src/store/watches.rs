@@ -4,6 +4,7 @@
 
 use super::Error;
 use crate::model::Position;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// The newest numbers of everything that somebody follows.
@@ -28,6 +29,8 @@ pub(super) struct Announcer {
     dead_letters_head: watch::Sender<u64>,
     callbacks_changed: watch::Sender<u64>,
     requests_changed: watch::Sender<u64>,
+    /// The writer's last number of changed requests. That of the watch rises also when other hosts write.
+    requests_seen: AtomicU64,
     loss: watch::Sender<Option<Error>>,
 }
 
@@ -50,6 +53,7 @@ impl Announcer {
             dead_letters_head: watch::Sender::new(0),
             callbacks_changed: watch::Sender::new(0),
             requests_changed: watch::Sender::new(0),
+            requests_seen: AtomicU64::new(0),
             loss: watch::Sender::new(None),
         }
     }
@@ -66,13 +70,25 @@ impl Announcer {
         }
     }
 
-    /// Wakes those whose numbers have changed.
+    /// Wakes those whose numbers have risen, after a commit of the writer.
     pub(super) fn announce(&self, newest: NewestNumbers) {
+        self.raise(newest);
+        if self.requests_seen.swap(newest.requests_changed, Ordering::Relaxed) != newest.requests_changed {
+            self.requests_changed.send_modify(|changed| *changed += 1);
+        }
+    }
+
+    /// Wakes those whose numbers have risen, after commits of other hosts, which may also have made or changed HTTP requests.
+    pub(super) fn others_wrote(&self, newest: NewestNumbers) {
+        self.raise(newest);
+        self.requests_changed.send_modify(|changed| *changed += 1);
+    }
+
+    fn raise(&self, newest: NewestNumbers) {
         publish(&self.head, Position(newest.position));
         publish(&self.outbox_head, newest.message);
         publish(&self.dead_letters_head, newest.dead_letter);
         publish(&self.callbacks_changed, newest.callback);
-        publish(&self.requests_changed, newest.requests_changed);
     }
 
     /// Tells everybody that the host has lost the store.
@@ -81,11 +97,13 @@ impl Announcer {
     }
 }
 
-/// Sets the value and wakes the watchers only if it changed.
-fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+/// Sets the value and wakes the watchers only if it has risen.
+fn publish<T: PartialOrd>(sender: &watch::Sender<T>, value: T) {
     sender.send_if_modified(|current| {
-        let changed = *current != value;
-        *current = value;
-        changed
+        let has_risen = *current < value;
+        if has_risen {
+            *current = value;
+        }
+        has_risen
     });
 }

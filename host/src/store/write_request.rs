@@ -1,6 +1,7 @@
 //! The requests to the writer of a store, their answers, and the rules for them that need no database.
 
 use super::fault::{self, FaultPoint};
+use super::hosts::SharingRequest;
 use super::{
     Advanced, Append, Appended, AttemptEnd, CallbackChange, Chain, Decision, Discard, Error, InterruptedOf, Part,
     SagaAppend, Step,
@@ -40,6 +41,8 @@ pub(super) enum AdminRequest {
     RefuseRequest(u64, String),
     /// Give up an HTTP request.
     GiveUpRequest(u64, String),
+    /// Change what the store keeps of this host.
+    Share(SharingRequest),
 }
 
 /// A request to the writer.

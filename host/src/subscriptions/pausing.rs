@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Returns the name of the fact that a subscription is paused.
-fn fact(subscription: &str) -> String {
+pub fn fact(subscription: &str) -> String {
     FactName::Paused(SubscriptionName::parse(subscription)).to_string()
 }
 

@@ -60,6 +60,7 @@ mod schedules;
 mod secured_api;
 mod server_sent_events;
 mod several_aggregates;
+mod several_hosts;
 mod slow_clients;
 mod snapshots;
 mod stops;

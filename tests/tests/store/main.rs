@@ -11,6 +11,7 @@ mod moves;
 mod plugin_files;
 mod postgres;
 mod postgres_failures;
+mod postgres_hosts;
 mod postgres_refusals;
 mod postgres_verify;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -239,7 +239,7 @@ fn a_server_that_goes_away_in_the_middle_ends_the_move_and_the_next_one_goes_on(
         });
         // What was read before may be all that the step needs.
         // The process is still there, which the lease is of.
-        sql(&url, "UPDATE wasmill.head SET lease_until = clock_timestamp() - interval '1 second'");
+        sql(&url, "UPDATE wasmill.hosts SET lease_until = clock_timestamp() - interval '1 second'");
         if let Err(error) = &failed {
             says(&error.to_string(), &["PostgreSQL at"]);
             assert!(
@@ -287,13 +287,13 @@ fn a_host_does_not_take_over_a_store_that_is_moved() {
     let (file, database) = (places.embedded(), places.postgres());
     filled(&database);
     let mut is_tried = false;
-    let lease = "SELECT lease_until > clock_timestamp() + interval '9 seconds' FROM wasmill.head";
+    let lease = "SELECT lease_until > clock_timestamp() + interval '9 seconds' FROM wasmill.hosts";
     migrate(&database, &file, &mut |step, _, _| {
         if step == MoveStep::VerifyTarget && !std::mem::replace(&mut is_tried, true) {
             let said = open(&database, Options::default()).err().expect("it is owned").to_string();
             says(&said, &["in use by another host or `wasmill store` command"]);
             let session = Session::start(&places.url);
-            session.run("UPDATE wasmill.head SET lease_until = clock_timestamp() + interval '5 seconds'");
+            session.run("UPDATE wasmill.hosts SET lease_until = clock_timestamp() + interval '5 seconds'");
             wasmill_tests::waiting::until("the lease is renewed", || session.run(lease) == ["t"]);
         }
     })
@@ -312,7 +312,7 @@ fn a_move_that_lost_its_source_marks_nothing() {
         if step == MoveStep::Compare && host.is_none() {
             // The lease is renewed all the time.
             wasmill_tests::waiting::until("the lease has expired", || {
-                sql(&places.url, "UPDATE wasmill.head SET lease_until = clock_timestamp() - interval '1 minute'");
+                sql(&places.url, "UPDATE wasmill.hosts SET lease_until = clock_timestamp() - interval '1 minute'");
                 host = PostgresStore::open(&address(&places.url), Options::default()).ok();
                 host.is_some()
             });

@@ -30,7 +30,7 @@ impl Place for Database {
     }
 
     fn let_go(&self) {
-        sql(&self.url, "UPDATE wasmill.head SET lease_until = clock_timestamp() - interval '1 second'");
+        sql(&self.url, "UPDATE wasmill.hosts SET lease_until = clock_timestamp() - interval '1 second'");
     }
 
     fn standstill(&self) -> Box<dyn Any> {

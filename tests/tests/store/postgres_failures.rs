@@ -73,7 +73,7 @@ fn a_name_that_the_database_can_not_store_harms_no_other_request() {
 
 /// Several senders append for as long as `meanwhile` runs. What was accepted must be there once, and what was refused must not
 /// be there: an answer is never a guess.
-fn under_writes(store: &PostgresStore, meanwhile: impl FnOnce()) {
+pub(crate) fn under_writes(store: &PostgresStore, meanwhile: impl FnOnce()) {
     let over = AtomicBool::new(false);
     let answers: Vec<(String, bool)> = std::thread::scope(|scope| {
         let senders: Vec<_> = (0..4)
@@ -181,7 +181,7 @@ fn a_host_that_stands_still_in_a_transaction_does_not_hold_the_others_up() {
         assert!(worker.next(), "the worker ended by itself");
     }
     worker.signal(libc::SIGSTOP);
-    sql(&url, "UPDATE wasmill.head SET lease_until = clock_timestamp() - interval '1 second'");
+    sql(&url, "UPDATE wasmill.hosts SET lease_until = clock_timestamp() - interval '1 second'");
     let store = open(&url);
     worker.signal(libc::SIGCONT);
     let events = || sql(&url, "SELECT count(*) FROM wasmill.events");
@@ -227,4 +227,36 @@ fn a_killed_host_leaves_all_that_was_acknowledged_and_its_marks_are_true() {
         acknowledged.extend(Worker::start(&url, seed, Some(&kill_at)).killed(&kill_at));
         check(&acknowledged);
     }
+}
+
+/// With synchronous replication the standby has all that was acknowledged. The URL names both servers, so the hosts find it by themselves.
+#[test]
+fn hosts_go_on_where_a_promoted_standby_has_what_was_acknowledged() {
+    let Some(primary) = Postgres::own(&["fsync = on"]) else { return };
+    let url = primary.database();
+    let standby = primary.copy(&[], Some("standby.signal"));
+    let of_standby = standby.url_like(&url);
+    sql(&url, "ALTER SYSTEM SET synchronous_standby_names = '*'");
+    sql(&url, "SELECT pg_reload_conf()");
+    let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+    until("the standby is synchronous", || sql(&url, synchronous) == ["1"]);
+    let [first, second] = [&primary, &standby].map(|server| server.server().address().to_string());
+    let both = format!("{}?target_session_attrs=read-write", url.replace(&first, &format!("{first},{second}")));
+    let shared = || PostgresStore::open_shared(&address(&both), Options::default()).expect("open the store");
+    let (store, other) = (shared(), shared());
+    record(&other, &order(100), 1);
+    under_writes(&store, || {
+        until("writes", || store.head().borrow().0 > 200);
+        let begun = Instant::now();
+        primary.server().kill().expect("end the primary");
+        until("the store says why", || store.trouble().is_some());
+        sql(&of_standby, "SELECT pg_promote()");
+        until("the store can be written again", || store.trouble().is_none() && other.trouble().is_none());
+        println!("written again {} ms after the end of the primary", begun.elapsed().as_millis());
+        let before = store.head().borrow().0;
+        until("writes", || store.head().borrow().0 > before + 100);
+    });
+    record(&other, &order(100), 1);
+    assert_eq!(whole_stream(&mut *reader(&other), &order(100)).len(), 2);
+    assert!(store.loss().borrow().is_none() && other.loss().borrow().is_none());
 }

@@ -18,6 +18,22 @@ fn example() -> Status {
         },
         manifest: ManifestStatus::default(),
         store: StoreStatus { position: 57_570, ..StoreStatus::default() },
+        hosts: vec![
+            SharedHostStatus {
+                id: 7,
+                name: "process 12 on one".into(),
+                url: Some("http://one:7070".into()),
+                parts: vec!["sink outbox".into(), "source baskets".into()],
+                ..SharedHostStatus::default()
+            },
+            SharedHostStatus {
+                id: 9,
+                name: "process 13 on two".into(),
+                this: true,
+                differs: vec!["plugins.orders (code and settings)".into()],
+                ..SharedHostStatus::default()
+            },
+        ],
         plugins: vec![
             PluginStatus {
                 name: "orders".into(),
@@ -179,6 +195,11 @@ fn a_status_shows_everything_a_person_must_know() {
     let expected = r#"
 wasmill 0.1.0 at http://127.0.0.1:7310, process 42, up 1m 5s
 data in shop/data, newest position 57,570
+
+HOST          PROCESS            API              RUNS ALONE
+7             process 12 on one  http://one:7070  sink outbox, source baskets
+9 (this one)  process 13 on two                   nothing
+  differs from the first host, so it runs nothing alone: plugins.orders (code and settings)
 
 PLUGIN  VERSION  LOADS  DIGEST        ROLES
 orders  0.1.0        2  0123456789ab  aggregate order

@@ -16,9 +16,12 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Statement};
 
 /// The longest wait for an answer. Then the connection counts as lost.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -53,20 +56,8 @@ impl Network {
     /// Makes a connection.
     pub(super) fn connect(self: &Arc<Self>) -> Result<Connection, Error> {
         const DOING: &str = "connecting to the store";
-        let (config, tls) = (self.address.config.clone(), self.tls.clone());
-        let is_plain = config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable;
-        let handle = self.handle.clone();
-        let connecting = self.handle.spawn(async move {
-            if is_plain {
-                let (client, connection) = config.connect(NoTls).await?;
-                handle.spawn(async move { drop(connection.await) });
-                Ok(client)
-            } else {
-                let (client, connection) = config.connect(tls).await?;
-                handle.spawn(async move { drop(connection.await) });
-                Ok(client)
-            }
-        });
+        let network = self.clone();
+        let connecting = self.handle.spawn(async move { network.client(Arc::default()).await });
         let abort = connecting.abort_handle();
         let client = match wait(connecting, ANSWER_MAX) {
             Some(Ok(connected)) => connected.map_err(|error| failed(&self.address, DOING, &error))?,
@@ -78,14 +69,60 @@ impl Network {
         };
         let connection =
             Connection { client, statements: Mutex::default(), network: self.clone(), is_lost: false.into() };
+        connection.batch("preparing a connection", &self.settings())?;
+        Ok(connection)
+    }
+
+    /// Returns the statements that settle a connection in.
+    pub(super) fn settings(&self) -> String {
         let schema = &self.address.schema;
         // The server ends what takes longer than this host waits for, and a transaction that this host has left alone.
-        let settings = format!(
+        format!(
             "SET search_path = {schema}; SET lock_timeout = '5s'; SET statement_timeout = '29s';
              SET idle_in_transaction_session_timeout = '10s'"
-        );
-        connection.batch("preparing a connection", &settings)?;
-        Ok(connection)
+        )
+    }
+
+    /// Makes a client. A task moves its bytes and hands on the notifications that come.
+    pub(super) async fn client(&self, notified: Arc<Notified>) -> Result<Client, tokio_postgres::Error> {
+        let config = &self.address.config;
+        if config.get_ssl_mode() == tokio_postgres::config::SslMode::Disable {
+            let (client, connection) = config.connect(NoTls).await?;
+            self.handle.spawn(moved(connection, notified));
+            Ok(client)
+        } else {
+            let (client, connection) = config.connect(self.tls.clone()).await?;
+            self.handle.spawn(moved(connection, notified));
+            Ok(client)
+        }
+    }
+
+    /// Runs a task until it ends, or until it is aborted.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.handle.spawn(task)
+    }
+}
+
+/// Whoever waits for notifications that come over a connection.
+#[derive(Default)]
+pub(super) struct Notified {
+    pub(super) come: Notify,
+    /// The content of those that nobody waits for.
+    pub(super) ignored: String,
+}
+
+/// Moves the bytes of a connection until it is closed.
+async fn moved<S, T>(mut connection: tokio_postgres::Connection<S, T>, notified: Arc<Notified>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notification(notification) = message
+            && notification.payload() != notified.ignored
+        {
+            notified.come.notify_one();
+        }
     }
 }
 
@@ -275,7 +312,7 @@ impl Connection {
 }
 
 /// A statement that runs again and again. It ends when this is dropped.
-pub(super) struct Repeated(tokio::task::JoinHandle<()>);
+pub(super) struct Repeated(JoinHandle<()>);
 
 impl Drop for Repeated {
     fn drop(&mut self) {

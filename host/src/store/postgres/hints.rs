@@ -283,15 +283,17 @@ pub(super) struct Head {
     pub(super) letters_dropped: u64,
 }
 
-/// The columns of [`Head::read`], then the owner epoch and the id of the newest event.
+/// The columns of [`Head::read`], then the count of changes of the hosts, the id of the newest event, and the time noted last.
 pub(super) const READ_HEAD: &str =
     "SELECT commits, position, message, dead_letter, callback, http_request, dead_letters,
-    dead_letter_bytes, dead_letters_dropped, owner_epoch, newest_id, running_ms, wall_ms FROM head WHERE number = 1";
+    dead_letter_bytes, dead_letters_dropped, membership, newest_id, running_ms, wall_ms FROM head WHERE number = 1";
 
-/// The same, under the lock that a writer holds until its commit.
+/// The same, under the lock that a writer holds until its commit. At the end is whether the row of this host was there a moment ago. If
+/// it was removed since, the count of changes of the hosts tells.
 pub(super) const LOCK_HEAD: &str =
     "SELECT commits, position, message, dead_letter, callback, http_request, dead_letters,
-    dead_letter_bytes, dead_letters_dropped, owner_epoch, newest_id FROM head WHERE number = 1 FOR UPDATE";
+    dead_letter_bytes, dead_letters_dropped, membership, newest_id, running_ms, wall_ms,
+    EXISTS (SELECT 1 FROM hosts WHERE id = $1) FROM head WHERE number = 1 FOR UPDATE OF head";
 
 impl Head {
     pub(super) fn read(row: &Row) -> Self {

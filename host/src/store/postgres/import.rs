@@ -6,7 +6,7 @@
 use super::address::Address;
 use super::connection::{Change, Connection, Network, int, uint, value};
 use super::pending::Pending;
-use super::{content, owner, schema};
+use super::{content, membership, schema};
 use crate::model::{LedgerName, QuickMap, RecordedEvent, SinkName, StreamId, SubscriptionName};
 use crate::store::sqlite::{Begins, Imported};
 use crate::store::{Error, encoding, move_mark};
@@ -42,7 +42,7 @@ impl Importer {
         schema::migrate(&connection, address)?;
         connection.batch(DOING, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")?;
         connection.query(DOING, "SELECT 1 FROM head WHERE number = 1 FOR UPDATE", &[])?;
-        if owner::is_owned(&connection)? {
+        if membership::is_open(&connection)? {
             return Err(Error::Invalid(format!("a host has the store {address} open: stop it first")));
         }
         move_mark::refuse(address.url(), content::mark(&connection)?.as_deref())?;

@@ -1,11 +1,12 @@
 //! A store in PostgreSQL that takes part in a move.
 //!
-//! This process owns it by the lease, which is renewed in the background while other things take long. Each transaction locks the
-//! head row and checks the owner epoch, as that of a host does.
+//! This process is the only one of its hosts, by a lease, which is renewed in the background while other things take long. Each
+//! transaction locks the head row and checks that nobody has removed this process, as that of a host does.
 
 use super::address::Address;
 use super::connection::{Change, Connection, Network, Repeated, value};
-use super::{content, owner, schema};
+use super::membership::{self, Company};
+use super::{content, schema};
 use crate::store::content::{Content, Head, Row, Table, Value};
 use crate::store::move_mark::{self, Mark};
 use crate::store::verify::{self, Report};
@@ -26,7 +27,8 @@ static TRUNCATE: LazyLock<String> = LazyLock::new(|| {
 /// A store that this process owns.
 pub(in crate::store) struct End {
     connection: Connection,
-    epoch: i64,
+    /// The id of this process among the hosts.
+    host: i64,
     _renewal: Repeated,
 }
 
@@ -63,14 +65,14 @@ impl End {
 
     fn take(connection: Connection) -> Result<Self, Error> {
         let lease_ms = Options::default().lease_ms;
-        let epoch = owner::take(&connection, lease_ms)?;
+        let host = membership::join(&connection, lease_ms, Company::Alone)?;
         let renewal = connection.network.connect()?.repeat(
             format!(
-                "UPDATE head SET lease_until = clock_timestamp() + {lease_ms} * interval '1 millisecond' WHERE owner_epoch = {epoch}"
+                "UPDATE hosts SET lease_until = clock_timestamp() + {lease_ms} * interval '1 millisecond' WHERE id = {host}"
             ),
             Duration::from_millis(lease_ms / RENEWALS_PER_LEASE),
         );
-        Ok(Self { connection, epoch, _renewal: renewal })
+        Ok(Self { connection, host, _renewal: renewal })
     }
 
     /// Makes changes in a transaction, which fails if a host has taken the store over.
@@ -78,10 +80,12 @@ impl End {
         const DOING: &str = "locking the head of the store";
         let connection = &self.connection;
         connection.batch(DOING, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")?;
-        let epoch = "SELECT owner_epoch FROM head WHERE number = 1 FOR UPDATE";
-        let done = connection.first(DOING, epoch, &[]).and_then(|row| match row.map(|row| row.get::<_, i64>(0)) {
-            Some(epoch) if epoch == self.epoch => connection.run(changes, true).map_err(Error::from),
-            _ => Err(owner::lost(connection)),
+        let lock = "SELECT 1 FROM head WHERE number = 1 FOR UPDATE";
+        let is_there =
+            connection.query(DOING, lock, &[]).and_then(|_| membership::count_if_there(connection, self.host));
+        let done = is_there.and_then(|found| match found {
+            Some(_) => connection.run(changes, true).map_err(Error::from),
+            None => Err(membership::lost(connection)),
         });
         if done.is_err() && !connection.is_lost() {
             // The error that is returned says more than that of a rollback could.
@@ -95,7 +99,7 @@ impl Drop for End {
     fn drop(&mut self) {
         // If the connection is lost, the lease ends by itself.
         if !self.connection.is_lost() {
-            let _ = owner::give_up(&self.connection, self.epoch);
+            let _ = membership::leave(&self.connection, self.host);
         }
     }
 }

@@ -152,7 +152,7 @@ pub(super) fn migrate_with(
     }
     if is_new {
         let sql = "INSERT INTO head (number, identity, commits, position, message, dead_letter, callback, http_request,
-                   dead_letters, dead_letter_bytes, dead_letters_dropped, running_ms, wall_ms, owner_epoch)
+                   dead_letters, dead_letter_bytes, dead_letters_dropped, running_ms, wall_ms, membership)
                    VALUES (1, $1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)";
         connection.execute(DOING, sql, &[&Uuid::now_v7().as_bytes().as_slice()])?;
         complete(connection)?;

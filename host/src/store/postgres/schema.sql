@@ -1,8 +1,8 @@
 -- Texts that may have any character are BYTEA in UTF-8, because PostgreSQL takes no NUL in a TEXT: ids of aggregates, keys,
 -- reasons. Names that the host has checked are TEXT, in the order of their bytes.
 
--- The head of the store, in one row: the newest number of everything that somebody follows, and the owner. Each transaction of a
--- writer locks it, numbers what it writes, and holds it until its commit. So numbers are the order of commits and have no gaps.
+-- The head of the store, in one row: the newest number of everything that somebody follows. Each transaction of a writer locks it,
+-- numbers what it writes, and holds it until its commit. So numbers are the order of commits and have no gaps.
 CREATE TABLE head (
     number INTEGER PRIMARY KEY CHECK (number = 1),
     identity BYTEA NOT NULL,            -- UUID version 7
@@ -18,11 +18,27 @@ CREATE TABLE head (
     newest_id BYTEA,                    -- of the newest event; ids rise with positions
     running_ms BIGINT NOT NULL,         -- how long hosts have run on the store in all
     wall_ms BIGINT NOT NULL,            -- the wall's time when that was noted last
-    owner_epoch BIGINT NOT NULL,        -- whoever takes the store over raises it
-    owner TEXT,                         -- the host that owns the store, for people; NULL: nobody
-    owner_process TEXT,                 -- the same for hosts on the same machine
-    lease_until TIMESTAMPTZ             -- by the clock of the database
+    membership BIGINT NOT NULL          -- rises when a row of hosts is added or removed
 ) WITH (fillfactor = 20);
+
+-- The hosts that have the store open, and `wasmill store` commands that write to it. A host whose row is gone has lost the store.
+CREATE TABLE hosts (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name TEXT NOT NULL,                 -- for people
+    process TEXT,                       -- tells hosts on the same machine whether its process is there; NULL: nobody knows
+    is_alone BOOLEAN NOT NULL,          -- whether no other host may have the store open
+    commits BIGINT NOT NULL,            -- the count in the head row after its last commit
+    lease_until TIMESTAMPTZ NOT NULL,   -- by the clock of the database; after that others may remove the row
+    url TEXT,                           -- of its API
+    settings BYTEA                      -- JSON: a digest of each key that all hosts must have in common
+) WITH (fillfactor = 20);
+
+-- The host that runs a part. Other parts run on every host.
+CREATE TABLE leases (
+    part TEXT COLLATE "C" PRIMARY KEY,
+    host BIGINT NOT NULL REFERENCES hosts ON DELETE CASCADE,
+    wanted_by BIGINT REFERENCES hosts ON DELETE SET NULL -- the host to which it should be handed over
+);
 
 -- The names, which are stored once.
 CREATE TABLE aggregate_types (

@@ -5,12 +5,13 @@
 //! each table, and commits. Requests of rare kinds need more round trips in between.
 //!
 //! If the database refuses a statement, the transaction is rolled back and all of its requests fail. If the connection is lost
-//! during the commit, nobody knows whether it was committed. Then the answers wait until the head row tells: it counts commits,
-//! and only this host writes under its owner epoch. All other requests are refused until the database is there again.
+//! during the commit, nobody knows whether it was committed. Then the answers wait until the row of this host tells, which has the
+//! count of its last commit. All other requests are refused until the database is there again.
 
 use super::connection::{Change, Connection, Network, Unmade, int, uint, value};
 use super::hints::{Head, Hints, LOCK_HEAD, READ_HEAD};
-use super::owner;
+use super::listening;
+use super::membership;
 use super::pending::Pending;
 
 use crate::model::{Command, Position, QuickMap};
@@ -21,7 +22,7 @@ use crate::store::ids::Ids;
 use crate::store::recording::Recording as _;
 use crate::store::room::Room;
 use crate::store::tail::{Recorded, Tail};
-use crate::store::watches::{Announcer, NewestNumbers, Watches};
+use crate::store::watches::{Announcer, NewestNumbers};
 use crate::store::write_request::{PendingAnswer, WriteRequest, deliver_all, split};
 use crate::store::{Error, Options};
 use crate::supervise::{self, Held as _};
@@ -79,7 +80,11 @@ pub(super) struct Writer {
     network: Arc<Network>,
     /// `None` while the database can't be reached.
     connection: Option<Connection>,
-    epoch: i64,
+    /// The id of this host.
+    pub(super) host: i64,
+    /// The membership count at which this host was among the hosts, and their number then.
+    membership: Option<i64>,
+    hosts: u64,
     pub(super) options: Options,
     pub(super) hints: Hints,
     /// The head after this writer's last commit. The hints are right as long as the database has the same number of commits.
@@ -95,7 +100,7 @@ pub(super) struct Writer {
     pub(super) ids: Ids,
     pub(super) age: Age,
     tail: Arc<Tail>,
-    announcer: Announcer,
+    pub(super) announcer: Arc<Announcer>,
     pub(super) meters: Arc<Meters>,
     room: Arc<Room>,
     unresolved: Option<Unresolved>,
@@ -112,7 +117,7 @@ impl Writer {
     pub(super) fn new(
         network: Arc<Network>,
         connection: Connection,
-        epoch: i64,
+        host: i64,
         options: Options,
         tail: Arc<Tail>,
         room: Arc<Room>,
@@ -124,7 +129,9 @@ impl Writer {
         let mut writer = Self {
             network,
             connection: None,
-            epoch,
+            host,
+            membership: None,
+            hosts: 1,
             hints: Hints::new(options.heads_max),
             known,
             head: known,
@@ -136,7 +143,7 @@ impl Writer {
             ids: Ids::new(options.clock.clone()),
             age: Age::resume(noted, options.clock.clone(), &meters.clock_jumps),
             tail,
-            announcer: Announcer::new(),
+            announcer: Arc::new(Announcer::new()),
             meters,
             room,
             unresolved: None,
@@ -152,10 +159,6 @@ impl Writer {
         writer.connection = Some(connection);
         writer.announce();
         Ok(writer)
-    }
-
-    pub(super) fn watches(&self) -> Watches {
-        self.announcer.watches()
     }
 
     /// Works until every sender is gone and the queue is empty.
@@ -177,9 +180,9 @@ impl Writer {
             batch.fail(&reason);
         }
         if let Some(connection) = &self.connection
-            && let Err(error) = owner::give_up(connection, self.epoch)
+            && let Err(error) = membership::leave(connection, self.host)
         {
-            tracing::warn!("another host can take the store over only after its lease has expired: {error}");
+            tracing::warn!("other hosts can take over what this one did only after its lease has expired: {error}");
         }
     }
 
@@ -249,12 +252,12 @@ impl Writer {
 
     /// Applies the settings of the writer's connection.
     fn settle_in(&self, connection: &Connection) -> Result<(), Error> {
-        // A host that stands still in the middle of a transaction must not hold the head row for longer than its lease. And what the
+        // A host that stands still in the middle of a transaction must not keep others from renewing their leases. And what the
         // database has acknowledged must survive its crash, whatever the settings of the role are.
         let sql = format!(
             "SET idle_in_transaction_session_timeout = {};
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
-            self.options.lease_ms.max(1)
+            (self.options.lease_ms / RENEWALS_PER_LEASE).max(1)
         );
         connection.batch("preparing the writer's connection", &sql)
     }
@@ -265,14 +268,12 @@ impl Writer {
         self.settle_in(connection)?;
         connection.batch(DOING, "BEGIN")?;
         // The lock waits until the server has ended the last transaction.
-        let row = connection.first(DOING, LOCK_HEAD, &[])?;
-        connection.batch(DOING, "ROLLBACK")?;
-        let row = row.ok_or_else(|| Error::Failed(format!("the store {} has no head", self.network.address)))?;
-        if row.get::<_, i64>(9) != self.epoch {
-            return Err(owner::lost(connection));
-        }
+        connection.query(DOING, LOCK_HEAD, &[&self.host])?;
+        let row = connection.first(DOING, membership::RENEW, &[&self.host, &(self.options.lease_ms as f64)])?;
+        connection.batch(DOING, "COMMIT")?;
+        let Some(row) = row else { return Err(membership::lost(connection)) };
         if let Some(Unresolved { batch, head, reason }) = self.unresolved.take() {
-            if Head::read(&row).commits == head.commits {
+            if uint(&row, 0) == head.commits {
                 self.committed(batch, head);
             } else {
                 batch.fail(&reason);
@@ -359,24 +360,30 @@ impl Writer {
         let doing = "locking the head of the store";
         let mut reads = vec![Change { doing, sql: "SELECT commits FROM head WHERE number = 1", values: Vec::new() }];
         reads.extend(lacking.reads());
-        reads.push(Change { doing, sql: LOCK_HEAD, values: Vec::new() });
+        reads.push(Change { doing, sql: LOCK_HEAD, values: vec![value(self.host)] });
         let mut found = connection.begin_and_query(&reads)?;
         let locked = found.pop().unwrap_or_default();
         let (Some(row), Some(before)) = (locked.first(), found[0].first()) else {
             return Err(Error::Failed(format!("the store {} has no head", self.network.address)));
         };
         let commits_before = uint(before, 0);
-        if row.get::<_, i64>(9) != self.epoch {
-            return Err(owner::lost(connection));
+        if !row.get::<_, bool>(13) {
+            return Err(membership::lost(connection));
+        }
+        let membership = row.get::<_, i64>(9);
+        if self.membership != Some(membership) {
+            let found = membership::count_if_there(connection, self.host)?;
+            self.hosts = found.ok_or_else(|| membership::lost(connection))?;
+            self.membership = Some(membership);
         }
         self.head = Head::read(row);
         if self.head.commits == self.known.commits && self.head.commits == commits_before {
             return self.hints.learn(lacking, found.into_iter().skip(1));
         }
-        // Somebody else has written since: only what is read under the lock counts.
+        // Somebody else has written since: only what is read under the lock counts. The rows of steps are of this host alone.
         self.hints.forget();
-        self.rows.clear();
         self.continue_ids(&locked[0]);
+        self.age.follow(uint(&locked[0], 11));
         let lacking = self.hints.lacking(requests);
         let reads = lacking.reads();
         let mut found = Vec::new();
@@ -402,6 +409,10 @@ impl Writer {
         changes.extend(changes_of_tallies(std::mem::take(&mut batch.tallies)));
         self.head.commits += 1;
         changes.push(self.change_of_head(batch));
+        changes.push(membership::renewed(self.host, self.head.commits, self.options.lease_ms));
+        if self.hosts > 1 {
+            changes.push(listening::notification(&self.network.address, self.host));
+        }
         let Some(connection) = &self.connection else { return Err(refused(Error::Closed)) };
         fault::at(FaultPoint::BeforeCommit);
         let begun = Instant::now();
@@ -432,11 +443,9 @@ impl Writer {
         values.push(value(newest_id));
         values.push(value(int(now.running_ms)));
         values.push(value(now.wall_ms.cast_signed()));
-        values.push(value(self.options.lease_ms as f64));
         let sql = "UPDATE head SET commits = $1, position = $2, message = $3, dead_letter = $4, callback = $5,
                    http_request = $6, dead_letters = $7, dead_letter_bytes = $8, dead_letters_dropped = $9,
-                   newest_id = coalesce($10, newest_id), running_ms = $11, wall_ms = $12,
-                   lease_until = clock_timestamp() + $13 * interval '1 millisecond' WHERE number = 1";
+                   newest_id = coalesce($10, newest_id), running_ms = $11, wall_ms = $12 WHERE number = 1";
         Change { doing: "moving the head of the store", sql, values }
     }
 

@@ -27,6 +27,7 @@ impl Writer {
             AdminRequest::CancelTimer(number) => self.cancel_timer(number),
             AdminRequest::RefuseRequest(number, reason) => self.refuse_request(batch, number, reason),
             AdminRequest::GiveUpRequest(number, reason) => self.give_up_request(batch, number, reason),
+            AdminRequest::Share(_) => Err(Error::Invalid("an embedded store has one host".to_owned())),
         }
     }
 

@@ -73,7 +73,7 @@ fn copy(from: &Connection, to: &Path) -> Result<Backup, Error> {
 /// own file.
 fn is_used_by_the_host(store: &Path, to: &Path) -> bool {
     const BEGINNINGS: [&str; 7] =
-        ["events.", "events-restoring.", "snapshots.", "host.json", "dev-broker", "audit.", REPLACED];
+        ["events.", "events-restoring.", "snapshots.", "host.", "dev-broker", "audit.", REPLACED];
     let folder = |file: &Path| paths::folder_of(file).canonicalize().ok();
     let name = to.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let is_used = BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))

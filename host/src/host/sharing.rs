@@ -1,0 +1,675 @@
+//! Which parts run on this host, if several hosts share its store.
+//!
+//! Aggregates and projections run on every host, so commands and queries are answered where they arrive. Every other part runs on the one
+//! host that has its lease. The hosts do not talk to each other. Each looks in the store who is there, and acts by a rule that needs nothing
+//! else: the parts are divided evenly among the hosts that agree with the longest running one on the manifest and on the code of the
+//! plugins. A host that has less than its share takes parts that nobody runs, and asks for parts of hosts that have more than theirs. A part
+//! moves only if a host that is able to run it has asked for it, and no more parts move than needed.
+
+use super::change::STOP_MAX;
+use super::fitting::has_subscription;
+use super::parts::Error;
+use super::plan::{Kind, PartName, Plan};
+use super::{Host, Parts};
+use crate::ack;
+use crate::backoff::Pauses;
+use crate::filter::Filter;
+use crate::manifest::{Api, Manifest, Target};
+use crate::model::SubscriptionName;
+use crate::plugin::Plugin;
+use crate::status::SharedHostStatus;
+use crate::store::{self, EventStore, HostEntry, Hosts, Part};
+use crate::supervise::Held as _;
+use sha2::{Digest as _, Sha256};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+use tokio::time::MissedTickBehavior;
+
+/// The interval at which a host looks which parts it should run.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The time for which a host counts as being there after its lease has expired: when all have lost the database for a while, all leases have
+/// expired, and each host needs a moment to renew its own.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The pause before the host tries again to start a part that could not be started. It doubles with each failure.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// The bytes of a digest of a key's value. The digests only have to differ where the values do.
+const DIGEST_BYTES: usize = 8;
+
+/// What this host knows of the hosts that share its store.
+pub(super) struct Shared {
+    store: Arc<dyn EventStore>,
+    seen: Mutex<Seen>,
+    /// When parts that could not be started are tried again.
+    retry: Mutex<Retry>,
+    /// The lock of the data folder, which no other host may use.
+    _folder: Option<File>,
+}
+
+/// The hosts when this one looked last.
+#[derive(Default)]
+struct Seen {
+    hosts: Hosts,
+    /// Since when hosts are seen with an expired lease and this number of commits.
+    expired: BTreeMap<u64, (u64, Instant)>,
+}
+
+struct Retry {
+    pauses: Pauses,
+    due: Instant,
+}
+
+/// What a host has applied: the plan of all parts of its manifest, wherever they run, and what all hosts must have in common.
+#[derive(Clone, Default)]
+pub(super) struct Applied {
+    pub(super) plan: Plan,
+    settings: BTreeMap<String, String>,
+}
+
+impl Applied {
+    /// Makes it of a manifest with these plugins.
+    pub(super) fn of(manifest: &Manifest, plugins: &[Arc<Plugin>], plan: Plan) -> Self {
+        Self { plan, settings: settings(manifest, plugins) }
+    }
+}
+
+impl Shared {
+    /// Locks the data folder, if the store does not.
+    pub(super) fn new(store: Arc<dyn EventStore>, data: &Path) -> Result<Self, Error> {
+        let folder = store.sharing().map(|_| lock(data)).transpose()?;
+        let retry = Retry { pauses: Pauses::new(RETRY_FIRST), due: Instant::now() };
+        Ok(Self { store, seen: Mutex::default(), retry: Mutex::new(retry), _folder: folder })
+    }
+
+    /// Whether other hosts may share the store.
+    pub(super) fn is_possible(&self) -> bool {
+        self.store.sharing().is_some()
+    }
+
+    /// Whether other hosts share the store now.
+    pub(super) fn has_others(&self) -> Result<bool, store::Error> {
+        let hosts = self.look()?;
+        Ok(hosts.entries.iter().any(|host| host.is_there && host.id != hosts.this))
+    }
+
+    /// Tells other hosts where the API of this one is, and what all hosts must have in common.
+    pub(super) fn introduce(&self, manifest: &Manifest, applied: &Applied) -> Result<(), store::Error> {
+        let Some(sharing) = self.store.sharing() else { return Ok(()) };
+        ack::wait(|ack| sharing.introduce(url(&manifest.api), applied.settings.clone(), ack))
+    }
+
+    /// Whether the parts that other hosts run are all in a plan.
+    pub(super) fn knows_all(&self, plan: &Plan) -> Result<bool, store::Error> {
+        let (hosts, own) = (self.look()?, leases(plan));
+        Ok(hosts.leases.keys().all(|part| own.contains(part)))
+    }
+
+    /// Fails if places in the store are to get other names while other hosts use them.
+    pub(super) fn refuse_moves(&self, moves: &[(Part, String)]) -> Result<(), Error> {
+        match moves.first() {
+            Some((part, name)) if self.has_others()? => Err(Error::One(format!(
+                "{part} can't get the name {name} while other hosts share the store: stop all of them but one first"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the leases that this host should have for a plan, and returns the plan without the parts that run on other hosts.
+    pub(super) fn granted(&self, plan: &Plan) -> Result<Plan, store::Error> {
+        let Some(sharing) = self.store.sharing() else { return Ok(plan.clone()) };
+        let hosts = self.look()?;
+        let (Shares { take, .. }, gone) = (shares(&hosts, &leases(plan)), gone(&hosts));
+        if !(take.is_empty() && gone.is_empty()) {
+            ack::wait(|ack| sharing.take_leases(gone, take, ack))?;
+        }
+        Ok(own(&self.look()?, plan))
+    }
+
+    /// Returns a plan without the parts that run on other hosts, as far as this host knows.
+    pub(super) fn expected(&self, plan: Plan) -> Plan {
+        let seen = &self.seen.held().hosts;
+        plan.only(|name| {
+            lease(name).and_then(|part| seen.leases.get(&part)).is_none_or(|lease| lease.host == seen.this)
+        })
+    }
+
+    /// Returns the parts that run on other hosts.
+    pub(super) fn all_elsewhere(&self) -> Vec<String> {
+        let seen = &self.seen.held().hosts;
+        seen.leases.iter().filter(|(_, lease)| lease.host != seen.this).map(|(part, _)| part.clone()).collect()
+    }
+
+    /// Returns the parts of a plan that no host runs, and why, if this host differs from the longest running one.
+    pub(super) fn nowhere(&self, plan: &Plan) -> (Vec<String>, Vec<String>) {
+        let seen = &self.seen.held().hosts;
+        let this = seen.entries.iter().find(|entry| entry.id == seen.this);
+        let differs = this.map(|this| differing(seen, this)).unwrap_or_default();
+        let parts = leases(plan).into_iter().filter(|part| !differs.is_empty() && !seen.leases.contains_key(part));
+        (parts.collect(), differs)
+    }
+
+    /// Returns where a part runs, if that is another host.
+    fn elsewhere(&self, name: &PartName) -> Option<String> {
+        let seen = &self.seen.held().hosts;
+        let host = seen.leases.get(&lease(name)?)?.host;
+        let entry = seen.entries.iter().find(|entry| entry.id == host && host != seen.this)?;
+        let place = entry.url.as_ref().map_or(String::new(), |url| format!(" at {url}"));
+        Some(format!("{name} runs on another host, {}{place}: ask that one", entry.name))
+    }
+
+    /// Returns what people need to see of the hosts.
+    pub(super) fn status(&self) -> Vec<SharedHostStatus> {
+        let seen = self.seen.held().hosts.clone();
+        let host = |entry: &HostEntry| SharedHostStatus {
+            id: entry.id,
+            name: entry.name.clone(),
+            url: entry.url.clone(),
+            this: entry.id == seen.this,
+            differs: differing(&seen, entry),
+            parts: held(&seen, entry.id).cloned().collect(),
+        };
+        let there = seen.entries.iter().filter(|entry| entry.is_there);
+        there.map(host).collect()
+    }
+
+    /// Looks who is there. A host whose lease has expired counts as being there until that was so for a while.
+    fn look(&self) -> Result<Hosts, store::Error> {
+        let Some(sharing) = self.store.sharing() else { return Ok(Hosts::default()) };
+        let found = sharing.hosts();
+        let mut seen = self.seen.held();
+        let mut hosts = found.inspect_err(|_| seen.expired.clear())?;
+        if hosts.entries.iter().any(|entry| entry.id == hosts.this && !entry.is_there) {
+            // This host has not renewed its own lease yet.
+            seen.expired.clear();
+        }
+        let mut expired = BTreeMap::new();
+        for entry in hosts.entries.iter_mut().filter(|entry| !entry.is_there && !entry.has_ended) {
+            let before = seen.expired.get(&entry.id).filter(|(commits, _)| *commits == entry.commits);
+            let since = before.map_or_else(Instant::now, |(_, since)| *since);
+            entry.is_there = since.elapsed() < GRACE;
+            expired.insert(entry.id, (entry.commits, since));
+        }
+        seen.expired = expired;
+        seen.hosts = hosts.clone();
+        Ok(hosts)
+    }
+
+    fn hand_over(&self, parts: Vec<String>) -> Result<(), store::Error> {
+        match self.store.sharing() {
+            Some(sharing) if !parts.is_empty() => ack::wait(|ack| sharing.hand_over_leases(parts, ack)),
+            _ => Ok(()),
+        }
+    }
+
+    fn want(&self, parts: Vec<String>) -> Result<(), store::Error> {
+        match self.store.sharing() {
+            Some(sharing) if !parts.is_empty() => ack::wait(|ack| sharing.want_leases(parts, ack)),
+            _ => Ok(()),
+        }
+    }
+
+    fn give_up(&self, parts: Vec<String>) -> Result<(), store::Error> {
+        match self.store.sharing() {
+            Some(sharing) if !parts.is_empty() => ack::wait(|ack| sharing.give_up_leases(parts, ack)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Host {
+    /// Returns why a part of the manifest does not run here, and where it does, if that is so.
+    fn why_not_here(&self, name: &PartName) -> Option<String> {
+        let parts = self.parts();
+        if parts.running().has(name) || !parts.applied.plan.has(name) {
+            return None;
+        }
+        self.core.shared.elsewhere(name).or_else(|| {
+            let error = parts.missing.get(&name.to_string());
+            let (nowhere, differs) = self.core.shared.nowhere(&parts.applied.plan);
+            Some(match error {
+                Some(error) => format!("{name} could not be started, which is tried again: {error}"),
+                None if lease(name).is_some_and(|part| nowhere.contains(&part)) => format!(
+                    "{name} runs on no host, because this one differs from the longest running host of the store in {}: give both the \
+                     same manifest and plugins",
+                    differs.join(", ")
+                ),
+                None => format!("{name} is between two hosts of the store at the moment: try again"),
+            })
+        })
+    }
+
+    /// Returns why a source does not run here, and where it does, if that is so.
+    pub fn source_elsewhere(&self, name: &str) -> Option<String> {
+        self.why_not_here(&PartName::new(Kind::Source, name))
+    }
+
+    /// Returns why the part of a subscription does not run here, and where it does, if that is so.
+    pub(super) fn subscription_elsewhere(&self, name: &str) -> Option<String> {
+        self.why_not_here(&match SubscriptionName::parse(name) {
+            SubscriptionName::Plugin(plugin) => PartName::new(Kind::Subscription, plugin),
+            SubscriptionName::Source(source) => PartName::new(Kind::Source, source),
+        })
+    }
+
+    /// Returns the events that each subscription to recorded events handles, if other hosts may run some of them.
+    pub(super) fn handled_anywhere(&self) -> Vec<(Arc<str>, Filter)> {
+        if !self.core.shared.is_possible() {
+            return Vec::new();
+        }
+        let plugins = self.core.catalog.plugins().into_iter().filter(|plugin| has_subscription(plugin));
+        plugins.map(|plugin| (plugin.name.clone(), plugin.handled_events())).collect()
+    }
+
+    /// Returns the names of the subscriptions to the records of sources, whichever host runs them.
+    pub(super) fn records_anywhere(&self, parts: &Parts) -> Vec<String> {
+        let delivering =
+            parts.manifest.sources.iter().filter(|(_, source)| matches!(source.target, Target::Deliveries(_)));
+        delivering.map(|(name, _)| SubscriptionName::Source(name).to_string()).collect()
+    }
+
+    /// Warns when this host begins to differ from the longest running one.
+    fn tell_differences(&self, told: &mut Vec<String>) {
+        let (nowhere, differs) = self.core.shared.nowhere(&self.parts().applied.plan);
+        if differs != *told && !differs.is_empty() {
+            let parts =
+                if nowhere.is_empty() { String::new() } else { format!("; on no host run {}", nowhere.join(", ")) };
+            tracing::warn!(
+                "this host differs from the longest running host of the store in {}, so other hosts run the parts that run on one \
+                 host{parts}: give all hosts the same manifest and plugins",
+                differs.join(", ")
+            );
+        }
+        *told = differs;
+    }
+
+    /// Returns the parts of the manifest that do not run here, as the answer about a drained host names them.
+    pub(super) fn parts_elsewhere(&self) -> Vec<String> {
+        let (nowhere, _) = self.core.shared.nowhere(&self.parts().applied.plan);
+        let nowhere = nowhere.into_iter().map(|part| format!("{part}, which runs on no host"));
+        self.core.shared.all_elsewhere().into_iter().chain(nowhere).collect()
+    }
+
+    /// Hands over the parts that other hosts should run, and starts those that this one should run. This blocks.
+    fn divide(&self) -> Result<(), Error> {
+        let (shared, parts) = (&self.core.shared, self.parts());
+        let mut hosts = shared.look()?;
+        let is_told = |hosts: &Hosts| {
+            let this = hosts.entries.iter().find(|entry| entry.id == hosts.this);
+            this.is_none_or(|this| this.settings.as_ref() == Some(&parts.applied.settings))
+        };
+        if !is_told(&hosts) {
+            shared.introduce(&parts.manifest, &parts.applied)?;
+            hosts = shared.look()?;
+        }
+        let is_settled = |hosts: &Hosts, parts: &Parts| {
+            let Shares { take, want: _, hand_over, give_up } = shares(hosts, &leases(&parts.applied.plan));
+            let own = own(hosts, &parts.applied.plan);
+            let are_running = own.parts().all(|(name, _)| parts.running().has(name));
+            let rests = are_running || Instant::now() < shared.retry.held().due;
+            // A person may have changed the leases by hand.
+            let has_leases = parts.running().parts().all(|(name, _)| lease(name).is_none() || own.has(name));
+            let are_all_there = gone(hosts).is_empty();
+            take.is_empty() && hand_over.is_empty() && give_up.is_empty() && rests && has_leases && are_all_there
+        };
+        let Shares { want, .. } = shares(&hosts, &leases(&parts.applied.plan));
+        shared.want(want)?;
+        if is_settled(&hosts, &parts) {
+            return Ok(());
+        }
+        // Parts make clients that need the runtime.
+        let _runtime = self.core.environment.runtime.enter();
+        // The manifest may be changed until then.
+        let _alone = self.core.catalog.change();
+        let current = self.parts();
+        if self.stopping.load(Ordering::Acquire) || is_settled(&shared.look()?, &current) {
+            return Ok(());
+        }
+        let in_use = self.in_use.blocking_write();
+        self.changing.store(true, Ordering::Release);
+        let mut next = (*current).clone();
+        let divided = self.divide_parts(&mut next);
+        self.parts.send_replace(Arc::new(next));
+        self.changing.store(false, Ordering::Release);
+        drop(in_use);
+        divided
+    }
+
+    fn divide_parts(&self, next: &mut Parts) -> Result<(), Error> {
+        let (shared, applied) = (&self.core.shared, next.applied.clone());
+        let hosts = shared.look()?;
+        let Shares { hand_over, give_up, .. } = shares(&hosts, &leases(&applied.plan));
+        let stays = |part: String| {
+            let is_own = hosts.leases.get(&part).is_some_and(|lease| lease.host == hosts.this);
+            is_own && !hand_over.contains(&part) && !give_up.contains(&part)
+        };
+        let kept = next.running().clone().only(|name| lease(name).is_none_or(stays));
+        let stopped: Vec<String> = next.running().without(&kept).map(|(name, _)| name.to_string()).collect();
+        if !stopped.is_empty() {
+            tracing::info!("other hosts run from here on: {}", stopped.join(", "));
+        }
+        next.stop_unless_in(&kept, Instant::now() + next.manifest.host.stop_max().min(STOP_MAX));
+        // Whatever they have begun is in the queue of the store before this.
+        shared.hand_over(hand_over)?;
+        shared.give_up(give_up)?;
+        // What runs may be made from a secret that has changed since. That is for a reload.
+        let granted = shared.granted(&applied.plan)?.only(|name| !next.running().has(name));
+        let started: Vec<String> = granted.parts().map(|(name, _)| name.to_string()).collect();
+        if !started.is_empty() {
+            tracing::info!("this host runs from here on: {}", started.join(", "));
+        }
+        next.missing.clear();
+        next.start_more(&granted);
+        if !next.missing.is_empty() {
+            let mut retry = shared.retry.held();
+            retry.due = Instant::now() + retry.pauses.after_failure();
+        }
+        Ok(())
+    }
+}
+
+/// Divides the parts among the hosts of the store, again and again, until the host is gone.
+pub(super) async fn keep_divided(host: Weak<Host>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = Vec::new();
+    loop {
+        looks.tick().await;
+        let Some(host) = host.upgrade() else { return };
+        let divided = tokio::task::spawn_blocking(move || {
+            match host.divide() {
+                // The store tells what is wrong with it.
+                Ok(()) | Err(Error::Store(_)) => {}
+                Err(error) => tracing::error!("the parts can't be divided among the hosts of the store: {error}"),
+            }
+            host.tell_differences(&mut told);
+            told
+        });
+        told = divided.await.unwrap_or_default();
+    }
+}
+
+/// What a host should change.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shares {
+    /// Parts that nobody runs, for this host.
+    take: Vec<String>,
+    /// Parts to ask other hosts for.
+    want: Vec<String>,
+    /// Parts that other hosts have asked this one for.
+    hand_over: Vec<String>,
+    /// Parts that are not in the manifest any more.
+    give_up: Vec<String>,
+}
+
+/// Decides which leases a host should take, want and hand over. `parts` are those of its plan that need one.
+fn shares(hosts: &Hosts, parts: &BTreeSet<String>) -> Shares {
+    let is_there = |id: u64| hosts.entries.iter().any(|entry| entry.id == id && entry.is_there);
+    let count = |id: u64| held(hosts, id).filter(|part| parts.contains(*part)).count();
+    let is_agreeing =
+        |entry: &&HostEntry| entry.is_there && entry.settings.is_some() && differing(hosts, entry).is_empty();
+    let mut agreeing: Vec<u64> = hosts.entries.iter().filter(is_agreeing).map(|entry| entry.id).collect();
+    // All hosts come to the same order. Who has more keeps one more, if the number is not even.
+    agreeing.sort_by_key(|id| (Reverse(count(*id)), *id));
+    let share = |id: u64| {
+        let place = agreeing.iter().position(|other| *other == id);
+        place.map_or(0, |place| parts.len() / agreeing.len() + usize::from(place < parts.len() % agreeing.len()))
+    };
+    let surplus = |id: u64| count(id).saturating_sub(share(id));
+    let lacking = |id: u64| share(id).saturating_sub(count(id));
+    let lease = |part: &String| hosts.leases.get(part).filter(|lease| is_there(lease.host));
+    let take: Vec<String> =
+        parts.iter().filter(|part| lease(part).is_none()).take(lacking(hosts.this)).cloned().collect();
+    // If several hosts want parts of one, it must not be asked for more than its surplus by each.
+    let of_others = hosts.entries.iter().filter(|entry| entry.id != hosts.this && entry.is_there);
+    let wanted =
+        of_others.flat_map(|entry| held(hosts, entry.id).filter(|part| parts.contains(*part)).take(surplus(entry.id)));
+    let wanted = wanted.take(lacking(hosts.this) - take.len());
+    let want = wanted.filter(|part| hosts.leases[*part].wanted_by != Some(hosts.this)).cloned().collect();
+    let asked = |part: &&String| hosts.leases[*part].wanted_by.is_some_and(|host| is_there(host) && lacking(host) > 0);
+    let own = || held(hosts, hosts.this);
+    Shares {
+        take,
+        want,
+        hand_over: own()
+            .filter(|part| parts.contains(*part))
+            .filter(asked)
+            .take(surplus(hosts.this))
+            .cloned()
+            .collect(),
+        give_up: own().filter(|part| !parts.contains(*part)).cloned().collect(),
+    }
+}
+
+/// Returns the parts of which a host has the lease.
+fn held(hosts: &Hosts, host: u64) -> impl Iterator<Item = &String> {
+    hosts.leases.iter().filter(move |(_, lease)| lease.host == host).map(|(part, _)| part)
+}
+
+/// Returns the hosts that do not come back, as far as this one knows.
+fn gone(hosts: &Hosts) -> Vec<u64> {
+    hosts.entries.iter().filter(|entry| !entry.is_there).map(|entry| entry.id).collect()
+}
+
+/// Returns the keys of a host that differ from those of the longest running one.
+fn differing(hosts: &Hosts, entry: &HostEntry) -> Vec<String> {
+    let there = hosts.entries.iter().filter(|entry| entry.is_there);
+    let Some(first) = there.filter_map(|entry| entry.settings.as_ref()).next() else { return Vec::new() };
+    let Some(settings) = &entry.settings else { return Vec::new() };
+    let keys: BTreeSet<&String> = first.keys().chain(settings.keys()).collect();
+    keys.into_iter().filter(|key| first.get(*key) != settings.get(*key)).cloned().collect()
+}
+
+/// Returns the parts of a plan that run on this host: those of which it has the lease, and those that need none.
+fn own(hosts: &Hosts, plan: &Plan) -> Plan {
+    plan.clone().only(|name| {
+        lease(name).is_none_or(|part| hosts.leases.get(&part).is_some_and(|lease| lease.host == hosts.this))
+    })
+}
+
+/// Returns the leases that a plan needs.
+fn leases(plan: &Plan) -> BTreeSet<String> {
+    plan.parts().filter_map(|(name, _)| lease(name)).collect()
+}
+
+/// Returns the name of the lease that a part needs, or `None` if it runs on every host.
+fn lease(name: &PartName) -> Option<String> {
+    match name.kind {
+        Kind::Aggregate | Kind::Projection | Kind::Topics => None,
+        Kind::Subscription | Kind::Sink | Kind::Source | Kind::Schedules => Some(name.to_string()),
+        // They run beside the subscription of their plugin.
+        Kind::Requests => Some(PartName::new(Kind::Subscription, name.name.clone()).to_string()),
+    }
+}
+
+/// Returns a digest of each key that all hosts must have in common, and of the code of each plugin.
+fn settings(manifest: &Manifest, plugins: &[Arc<Plugin>]) -> BTreeMap<String, String> {
+    let code =
+        plugins.iter().map(|plugin| (format!("plugins.{} (code and settings)", plugin.name), plugin.digest.clone()));
+    let digest = |(key, value): (String, String)| {
+        let digest = Sha256::new().chain_update(&key).chain_update([0]).chain_update(value).finalize();
+        let shown = digest.iter().take(DIGEST_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        (key, shown)
+    };
+    manifest.common_keys().into_iter().chain(code).map(digest).collect()
+}
+
+/// Returns the URL of an API for other machines.
+fn url(api: &Api) -> String {
+    let scheme = if api.tls.is_some() { "https" } else { "http" };
+    let listen = api.listen;
+    if listen.ip().is_unspecified() {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        return format!("{scheme}://{name}:{}", listen.port());
+    }
+    format!("{scheme}://{listen}")
+}
+
+/// Locks a data folder. The embedded store has a lock of its own.
+fn lock(data: &Path) -> Result<File, Error> {
+    let path = data.join("host.lock");
+    let failed = |cause: &std::io::Error| {
+        Error::One(format!("can't lock {}: {cause}; check that the folder may be written to", path.display()))
+    };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|cause| failed(&cause))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::One(format!(
+            "the data folder {} is in use by another host: give each host its own, with `data` in the manifest or with --data",
+            data.display()
+        ))),
+        Err(TryLockError::Error(cause)) => Err(failed(&cause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Lease;
+
+    /// Hosts that act one after the other, in any order, on what is in the store.
+    struct Model {
+        hosts: Hosts,
+        parts: BTreeSet<String>,
+        /// The number of times that a part moved from a host that was there.
+        moves: usize,
+    }
+
+    impl Model {
+        fn new(parts: usize) -> Self {
+            let parts = (0..parts).map(|part| format!("part {part}")).collect();
+            Self { hosts: Hosts::default(), parts, moves: 0 }
+        }
+
+        fn join(&mut self, version: &str) -> u64 {
+            let id = self.hosts.entries.last().map_or(1, |last| last.id + 1);
+            let settings = Some(BTreeMap::from([("key".to_owned(), version.to_owned())]));
+            self.hosts.entries.push(HostEntry { id, is_there: true, settings, ..HostEntry::default() });
+            id
+        }
+
+        fn leave(&mut self, id: u64) {
+            self.hosts.entries.retain(|entry| entry.id != id);
+            self.hosts.leases.retain(|_, lease| lease.host != id);
+        }
+
+        /// Lets a host act. Returns whether it did anything.
+        fn act(&mut self, id: u64) -> bool {
+            self.hosts.this = id;
+            let shares = shares(&self.hosts, &self.parts);
+            let did = shares != Shares::default();
+            let leases = &mut self.hosts.leases;
+            for part in shares.take {
+                assert!(leases.insert(part, Lease { host: id, wanted_by: None }).is_none(), "nobody had it");
+            }
+            for part in shares.want {
+                leases.get_mut(&part).expect("somebody has it").wanted_by = Some(id);
+            }
+            for part in shares.hand_over {
+                let lease = leases.get_mut(&part).expect("it has it");
+                *lease = Lease { host: lease.wanted_by.expect("it is wanted"), wanted_by: None };
+                self.moves += 1;
+            }
+            shares.give_up.iter().for_each(|part| _ = leases.remove(part));
+            did
+        }
+
+        /// Lets hosts act in any order until none of them has anything to do.
+        fn rest(&mut self, rng: &mut fastrand::Rng) {
+            let mut ids: Vec<u64> = self.hosts.entries.iter().map(|entry| entry.id).collect();
+            for _ in 0..200 {
+                rng.shuffle(&mut ids);
+                if ids.iter().filter(|id| self.act(**id)).count() == 0 {
+                    return;
+                }
+            }
+            panic!("it never rests: {:?}", self.hosts);
+        }
+
+        fn counts(&self) -> Vec<usize> {
+            self.hosts.entries.iter().map(|entry| held(&self.hosts, entry.id).count()).collect()
+        }
+    }
+
+    #[test]
+    fn parts_are_divided_evenly_and_no_more_of_them_move_than_needed() {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..200 {
+            let (parts, hosts) = (rng.usize(0..12), rng.usize(1..6));
+            let mut model = Model::new(parts);
+            for _ in 0..hosts {
+                let (before, moves) = (model.counts(), model.moves);
+                model.join("1");
+                model.rest(&mut rng);
+                let counts = model.counts();
+                assert_eq!(counts.iter().sum::<usize>(), parts, "each part runs on one host");
+                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+                let gained = if before.is_empty() { 0 } else { *counts.last().unwrap() };
+                assert_eq!(model.moves - moves, gained, "only what the new host runs has moved");
+            }
+            // One that is gone leaves its parts to the others, and nothing else moves.
+            let gone = model.hosts.entries[rng.usize(0..hosts)].id;
+            let moves = model.moves;
+            model.leave(gone);
+            if hosts > 1 {
+                model.rest(&mut rng);
+                let counts = model.counts();
+                assert_eq!(counts.iter().sum::<usize>(), parts);
+                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
+                assert_eq!(model.moves, moves);
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_that_differ_from_the_longest_running_one_give_everything_to_those_that_do_not() {
+        let mut rng = fastrand::Rng::new();
+        let mut model = Model::new(5);
+        let (first, second) = (model.join("1"), model.join("1"));
+        model.rest(&mut rng);
+        assert_eq!(model.counts(), [3, 2]);
+        let third = model.join("2");
+        model.rest(&mut rng);
+        assert_eq!(model.counts(), [3, 2, 0]);
+        let entry = model.hosts.entries.last().expect("it is there");
+        assert_eq!(differing(&model.hosts, entry), ["key"]);
+        // The first one is changed, so the second one differs now.
+        model.hosts.entries[0].settings = model.hosts.entries[2].settings.clone();
+        model.rest(&mut rng);
+        assert_eq!(model.counts(), [3, 0, 2]);
+        model.leave(first);
+        model.rest(&mut rng);
+        assert_eq!(model.counts(), [5, 0], "the second one is the longest running one now");
+        model.leave(second);
+        model.rest(&mut rng);
+        assert_eq!((model.counts(), third), (vec![5], 3));
+    }
+
+    /// It has not said yet that it can run anything.
+    #[test]
+    fn nothing_is_handed_over_to_a_host_that_has_not_asked_for_it() {
+        let mut model = Model::new(4);
+        let first = model.join("1");
+        assert!(model.act(first));
+        let second = model.join("1");
+        model.hosts.entries[1].settings = None;
+        assert!(!model.act(first) && !model.act(second));
+        model.hosts.entries[1].settings = model.hosts.entries[0].settings.clone();
+        assert!(!model.act(first), "it has not asked");
+        assert!(model.act(second) && model.act(first));
+        assert_eq!(model.counts(), [2, 2]);
+        // A part that no manifest has any more is given up.
+        model.parts.remove("part 0");
+        let owner = model.hosts.leases["part 0"].host;
+        assert!(model.act(owner));
+        assert!(!model.hosts.leases.contains_key("part 0"));
+    }
+}
