@@ -177,6 +177,36 @@ impl Host {
         Ok(killed.elapsed())
     }
 
+    /// Kills the host without warning. [`revive`](Self::revive) or [`crash`](Self::crash) starts it again.
+    pub fn kill(&self) -> Result<()> {
+        let mut serving = self.lock();
+        serving.child.kill()?;
+        self.program.leash.release();
+        serving.child.wait()?;
+        Ok(())
+    }
+
+    /// Stops the host in order, unless it has ended, and starts it again.
+    pub fn restart(&self) -> Result<()> {
+        let mut serving = self.lock();
+        process::end(serving.child.id(), libc::SIGTERM);
+        serving.child.wait_timeout(STOP_WAIT)?.with_context(|| log_end(&self.program.data))?;
+        self.program.leash.release();
+        *serving = start(&self.program)?;
+        Ok(())
+    }
+
+    /// Starts the host again if it has ended. Returns how it had ended.
+    pub fn revive(&self) -> Result<Option<ExitStatus>> {
+        let mut serving = self.lock();
+        let ended = serving.child.try_wait()?;
+        if ended.is_some() {
+            self.program.leash.release();
+            *serving = start(&self.program)?;
+        }
+        Ok(ended)
+    }
+
     /// Stops the host, which finishes its work first.
     pub fn stop(&self) -> Result<()> {
         let mut serving = self.lock();

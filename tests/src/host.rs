@@ -198,6 +198,26 @@ impl TestHost {
         self.host.crash().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
+    /// Kills the host. It stays away until it is revived.
+    pub fn kill(&self) {
+        self.host.kill().unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Stops the host in order, unless it has ended, and starts it again on the same folder.
+    pub fn restart(&self) {
+        self.host.restart().unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// Starts the host again on the same folder if it has ended. Returns the exit code with which it had ended by itself.
+    pub fn revive(&self) -> Option<i32> {
+        self.host.revive().unwrap_or_else(|error| panic!("{error:?}"))?.code()
+    }
+
+    /// Returns the newest lines of its log.
+    pub fn log_end(&self) -> String {
+        self.host.log_end()
+    }
+
     /// Freezes the process, as a machine that is suspended would.
     pub fn freeze(&self) {
         signal(self.host.place().pid, libc::SIGSTOP);

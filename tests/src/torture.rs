@@ -10,6 +10,7 @@
 
 mod disk;
 mod faults;
+mod hosts;
 mod load;
 
 use crate::baskets::Expected;
@@ -17,6 +18,8 @@ use crate::host::TestHost;
 use crate::kafka::Kafka;
 use crate::raised::Raised;
 use crate::setting::Setting;
+pub use hosts::{HostsAccount, torture_hosts};
+
 use disk::Disk;
 use faults::{CLOCK, Fault, PLUGINS, Scene};
 use load::Load;
@@ -112,7 +115,9 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
         assert_eq!(messages, notified, "each notification is published once");
     }
     let commands = load.sent.into_inner();
-    let figures = figures(&host, &expected, commands, notified);
+    let handled =
+        host.get("/v1/sources/baskets/wait?handled=0&timeout_ms=0").body["handled"].as_u64().unwrap_or_default();
+    let figures = figures(&host, &expected, handled, commands, notified);
     host.stop();
     let verified = verified(&setting);
     Account { kills: plan.kills, elapsed: began.elapsed(), served_max, commands, figures, verified }
@@ -150,8 +155,9 @@ fn kill(scene: &Scene<'_>, plan: Plan, began: Instant, tell: &impl Fn(&str)) -> 
     served_max
 }
 
-/// Returns the figures of the host, after checking that they are the expected ones.
-fn figures(host: &TestHost, expected: &Expected, commands: u64, notified: u64) -> Value {
+/// Returns the figures of the host, after checking that they are the expected ones. `handled` is the number of baskets that the source
+/// has settled.
+fn figures(host: &TestHost, expected: &Expected, handled: u64, commands: u64, notified: u64) -> Value {
     let status = host.status();
     let accepted = |command: &str, how: &str| {
         let tallies = status["commands"].as_array().expect("the status counts commands");
@@ -164,7 +170,7 @@ fn figures(host: &TestHost, expected: &Expected, commands: u64, notified: u64) -
     let position = status["store"]["position"].as_u64().expect("the status has the store's position");
     let query = |query: &str, params: Value| host.query("sales", &format!("{query}?position={position}"), &params).body;
     let mut figures = query("totals", json!({}));
-    figures["baskets"] = host.get("/v1/sources/baskets/wait?handled=0&timeout_ms=0").body["handled"].clone();
+    figures["baskets"] = json!(handled);
     figures["rejected"] = json!(accepted("CreateOrder", "rejected"));
     figures["notifications"] = json!(notified);
     figures["dead_letters"] = status["dead_letters"]["total"].clone();

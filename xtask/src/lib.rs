@@ -84,6 +84,13 @@ enum Task {
         /// Over how long.
         #[arg(long, value_name = "SECONDS", default_value_t = 300)]
         seconds: u64,
+        /// Several hosts share a store in PostgreSQL, and one of them at a time is killed, frozen, cut off or stopped. It needs a
+        /// PostgreSQL server's programs and a Kafka of this machine.
+        #[arg(long)]
+        postgres: bool,
+        /// The number of these hosts.
+        #[arg(long, value_name = "N", default_value_t = 3, requires = "postgres", value_parser = clap::value_parser!(u32).range(2..))]
+        hosts: u32,
         /// What everything random is drawn from: the number that an earlier run printed.
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
@@ -160,8 +167,9 @@ fn build_and_perform(task: Task) -> Result<()> {
         }
         Task::Bench { groups } => native::benches(&workspace, &groups)
             .and_then(|benches| build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace, &benches))),
-        Task::Torture { kills, seconds, seed } => {
-            build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, seed))
+        Task::Torture { kills, seconds, postgres, hosts, seed } => {
+            let hosts = postgres.then_some(hosts);
+            build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, hosts, seed))
         }
         Task::Contract | Task::Deny { .. } | Task::Kafka { .. } | Task::Postgres { .. } => {
             unreachable!("done above, without a build")

@@ -61,11 +61,19 @@ pub(crate) fn test(workspace: &Workspace, repeat: u32, args: &[String]) -> Resul
     Ok(())
 }
 
-/// Replaces this process by the torture of a host.
-pub(crate) fn torture(workspace: &Workspace, kills: usize, seconds: u64, seed: Option<u64>) -> Result<()> {
+/// Replaces this process by the torture of a host on the embedded store, or of several on one in PostgreSQL.
+pub(crate) fn torture(
+    workspace: &Workspace,
+    kills: usize,
+    seconds: u64,
+    hosts: Option<u32>,
+    seed: Option<u64>,
+) -> Result<()> {
     let program = workspace.program("torture");
     let mut torture = Command::new(&program);
-    torture.args([kills.to_string(), seconds.to_string()]).args(seed.map(|seed| seed.to_string()));
+    torture
+        .args([kills.to_string(), seconds.to_string(), hosts.unwrap_or(0).to_string()])
+        .args(seed.map(|seed| seed.to_string()));
     torture.env("WASMILL_BIN", workspace.program("wasmill")).env("WASMILL_PLUGINS", workspace.plugins_folder());
     Err(torture.exec()).with_context(|| format!("start {}", program.display()))
 }

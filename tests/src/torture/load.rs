@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Largest number of baskets that are produced and not settled, because the development broker forgets old records.
-const AHEAD_MAX: u64 = 2_000;
+pub(super) const AHEAD_MAX: u64 = 2_000;
 /// Number of baskets that are produced at once.
-const PRODUCED_AT_ONCE: usize = 250;
+pub(super) const PRODUCED_AT_ONCE: usize = 250;
 /// Number of carts of one sender.
-const CARTS: u64 = 20;
+pub(super) const CARTS: u64 = 20;
 /// Time for which the host is asked to wait for the source, in milliseconds.
 const WAIT_MS: u64 = 500;
 
@@ -120,7 +120,7 @@ fn work(status: &Value) -> u64 {
     commands + sum("subscriptions", "checkpoint") + sum("projections", "checkpoint") + sum("sinks", "published")
 }
 
-fn renamed(basket: &Value, round: u64) -> (String, Value) {
+pub(super) fn renamed(basket: &Value, round: u64) -> (String, Value) {
     let id = format!("{}-{round}", basket["basket_id"].as_str().expect("a basket has an id"));
     let mut basket = basket.clone();
     basket["basket_id"] = json!(id);
