@@ -2,17 +2,30 @@
 //!
 //! The server is one of its own on this machine, with its usual settings for durability. It shares the cores with the host.
 
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
-use wasmill_tests::command_path::{CommandPath, Load, PAYLOAD};
-use wasmill_tests::postgres::Postgres;
+use wasmill::filter::Filter;
+use wasmill::model::Position;
+use wasmill::store::postgres::PostgresStore;
+use wasmill::store::{Events as _, Options};
+use wasmill_tests::command_path::{CommandPath, Load, PAYLOAD, Pace};
+use wasmill_tests::postgres::{Postgres, address};
 use wasmill_tests::report::{Budget, Report, middle, rounds};
+use wasmill_tests::store_conformance::requests::{order, reader, record};
 
 /// Number of commands in one measurement.
 const COMMANDS: u64 = 50_000;
 /// Number of aggregates, which get the commands in turn.
 const AGGREGATES: u64 = 1_000;
 const ROUNDS: usize = 5;
+/// Number of hosts that share a store.
+const HOSTS: u64 = 3;
+/// Number of commands to one aggregate, and how many of each host are in flight.
+const HOT_COMMANDS: u64 = 6_000;
+const HOT_IN_FLIGHT: usize = 64;
+/// Number of events that are followed from one host to another.
+const FOLLOWED: usize = 500;
 /// Number of events that a large store has.
 const LARGE: u64 = 1_000_000;
 /// Number of rows in one statement of raw inserts, which is a transaction.
@@ -32,8 +45,76 @@ fn main() {
     );
     let (rate, baseline) = middle(&wasm, &raw);
     report.judge("postgres/raw", rate, "1/s", baseline, Budget::AtLeast(0.5));
+    hosts(&mut report, &server);
+    follow(&mut report, &server);
     growth(&mut report, &server);
     report.write();
+}
+
+/// Measures three hosts on one store against one: with aggregates of their own, and all on one aggregate.
+fn hosts(report: &mut Report, server: &Postgres) {
+    let own = |host| Load {
+        aggregates: host * AGGREGATES / HOSTS..(host + 1) * AGGREGATES / HOSTS,
+        ..Load::new(COMMANDS, 0)
+    };
+    let hot = |_| Load { aggregates: 0..1, pace: Pace::InFlight(HOT_IN_FLIGHT), ..Load::new(HOT_COMMANDS, 0) };
+    let [one, three] = rounds(
+        ROUNDS,
+        [&mut || together(&server.database(), [Load::new(COMMANDS, AGGREGATES)]), &mut || {
+            together(&server.database(), (0..HOSTS).map(own).map(part))
+        }],
+    );
+    let (rate, baseline) = middle(&three, &one);
+    report.judge("postgres/hosts", rate, "1/s", baseline, Budget::AtLeast(0.8));
+    let [one, three] = rounds(
+        ROUNDS,
+        [&mut || together(&server.database(), [hot(0)]), &mut || {
+            together(&server.database(), (0..HOSTS).map(hot).map(part))
+        }],
+    );
+    let (rate, baseline) = middle(&three, &one);
+    report.ratio("postgres/hot", rate, "1/s", baseline);
+}
+
+/// Returns what one host of several sends of a load.
+fn part(load: Load) -> Load {
+    Load { commands: load.commands / HOSTS, ..load }
+}
+
+/// Returns the rate of all commands of hosts that share a store, each with a load of its own.
+fn together(url: &str, loads: impl IntoIterator<Item = Load>) -> f64 {
+    let hosts: Vec<_> = loads.into_iter().map(|load| (CommandPath::on_shared_postgres(url), load)).collect();
+    let commands: u64 = hosts.iter().map(|(_, load)| load.commands).sum();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let running: Vec<_> = hosts.iter().map(|(path, load)| scope.spawn(move || path.run(load))).collect();
+        running.into_iter().for_each(|host| _ = host.join().expect("a host ends"));
+    });
+    commands as f64 / started.elapsed().as_secs_f64()
+}
+
+/// Measures the time from an append on one host to the reading of its event by a follower on another one.
+fn follow(report: &mut Report, server: &Postgres) {
+    let url = server.database();
+    let open = || PostgresStore::open_shared(&address(&url), Options::default()).expect("a store");
+    let (writer, follower) = (open(), open());
+    let (mut reader, mut head, mut reached) = (reader(&follower), follower.head(), Position(0));
+    let runtime = Runtime::new().expect("start a runtime");
+    let mut times: Vec<Duration> = (0..FOLLOWED)
+        .map(|_| {
+            let begun = Instant::now();
+            let position = record(&writer, &order(1), 1).position;
+            while reached < position {
+                runtime.block_on(head.wait_for(|newest| *newest > reached)).expect("the store is open");
+                reached = reader.read_all(reached, &Filter::all(), 100).expect("events are read").reached;
+            }
+            begun.elapsed()
+        })
+        .collect();
+    times.sort();
+    for (name, share) in [("postgres/follow-p50", 0.5), ("postgres/follow-p99", 0.99)] {
+        report.figure(name, times[((FOLLOWED - 1) as f64 * share) as usize].as_secs_f64() * 1_000.0, "ms");
+    }
 }
 
 /// Measures the same load on one store that holds 10⁴ and 10⁶ events when it begins.

@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_micros(500);
 /// A store and shards of carts, in a folder of their own.
 pub struct CommandPath {
     folder: tempfile::TempDir,
-    open: Box<dyn Fn() -> Arc<dyn EventStore>>,
+    open: Box<dyn Fn() -> Arc<dyn EventStore> + Send + Sync>,
     store: Arc<dyn EventStore>,
     served: Aggregates,
     setup: Setup,
@@ -123,7 +123,20 @@ impl CommandPath {
         Self::on(folder, Setup { handlers: Handlers::Wasm, snapshot_every: 0 }, open)
     }
 
-    fn on(folder: tempfile::TempDir, setup: Setup, open: impl Fn() -> Arc<dyn EventStore> + 'static) -> Self {
+    /// Does the same, beside other hosts that share the store.
+    pub fn on_shared_postgres(url: &str) -> Self {
+        let (folder, address) = (tempfile::tempdir().expect("a folder"), crate::postgres::address(url));
+        let open = move || -> Arc<dyn EventStore> {
+            Arc::new(PostgresStore::open_shared(&address, Options::default()).expect("a store"))
+        };
+        Self::on(folder, Setup { handlers: Handlers::Wasm, snapshot_every: 0 }, open)
+    }
+
+    fn on(
+        folder: tempfile::TempDir,
+        setup: Setup,
+        open: impl Fn() -> Arc<dyn EventStore> + Send + Sync + 'static,
+    ) -> Self {
         let store = open();
         let served = setup.serve(&store);
         Self { folder, open: Box::new(open), store, served, setup }
