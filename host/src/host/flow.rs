@@ -243,7 +243,7 @@ impl Following {
 
 /// Says that a subscription is paused, if it is.
 fn paused(subscription: &dyn Subscription) -> Option<String> {
-    subscription.is_paused().then(|| told_paused(&subscription.name().to_string()))
+    subscription.is_paused().then(|| told_paused(subscription.name().as_ref()))
 }
 
 fn told_paused(name: &str) -> String {
