@@ -255,9 +255,8 @@ impl Host {
             Recipe::Requests(grant) => Some(grant.subscriptions.clone()),
             _ => None,
         });
-        let granted: Vec<_> = granted.flatten().collect();
         if shared.knows_all(&plan)? {
-            http::interrupt_others(&*store, granted)?;
+            http::interrupt_others(&*store, granted.flatten().collect())?;
         }
         // A host that finds others asks for its parts when it is able to run them.
         if !has_others {
@@ -339,8 +338,10 @@ impl Host {
                 let known = parts.projections.keys().map(ToString::to_string).collect();
                 return Err(QueryError::UnknownProjection { known });
             };
-            if let Some(after) = after {
-                self.reached(found, after, deadline, timeout).await?;
+            if let Some(after) = after
+                && !self.reached(found, after, deadline, timeout).await?
+            {
+                continue;
             }
             match found.query(query.to_owned(), params.clone()).await {
                 Ok(answer) => return Ok(answer),
@@ -372,18 +373,18 @@ impl Host {
         })
     }
 
-    /// Waits until a projection has reached a position, or other parts run.
+    /// Waits until a projection has reached a position, or other parts run. Returns whether it has.
     async fn reached(
         &self,
         found: &projection::Projection,
         after: Position,
         deadline: tokio::time::Instant,
         timeout: Duration,
-    ) -> Result<(), QueryError> {
+    ) -> Result<bool, QueryError> {
         let mut reached = found.reached();
         let wait = self.unless_changed(reached.wait_for(|reached| *reached >= after));
-        if tokio::time::timeout_at(deadline, wait).await.is_ok() {
-            return Ok(());
+        if let Ok(waited) = tokio::time::timeout_at(deadline, wait).await {
+            return Ok(waited.is_some());
         }
         if !found.answers() {
             return Err(QueryError::Unavailable(found.unanswered()));

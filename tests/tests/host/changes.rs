@@ -63,6 +63,26 @@ fn base(more: &str) -> String {
 
 const ROUNDS: usize = 50;
 
+/// The change does not concern the projection, so it answers all the time.
+#[test]
+fn a_query_that_waits_for_a_position_waits_on_when_other_parts_change() {
+    let plugins = format!("[plugins.orders]\nfile = \"PLUGINS/orders.wasm\"\n{SALES}");
+    let setting = Setting::new(&plugins);
+    let host = setting.start();
+    assert_eq!(host.send("order", "1", "CreateOrder", &order()).status, 200);
+    thread::scope(|scope| {
+        let path = "/v1/queries/sales/store-sales?position=2&timeout_ms=60000";
+        let query = scope.spawn(|| host.post(path, &json!({ "limit": 5 }), &[]));
+        host.until("the query waits", |status| status["api"]["connections"].as_u64() >= Some(2));
+        setting.manifest(&format!("{plugins}{DEADLINES}"));
+        applied(&host);
+        assert_eq!(host.send("order", "2", "CreateOrder", &order()).status, 200);
+        let answer = query.join().expect("it is answered");
+        assert_eq!(answer.body, json!([["2", 100]]), "{answer:?}");
+    });
+    host.stop();
+}
+
 /// What the process has: threads, open files, and resident memory in KiB.
 fn usage(pid: &Value) -> (usize, usize, u64) {
     let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("read what the process has").count();
