@@ -28,6 +28,11 @@ impl Pauses {
         self.after_failure_at(Instant::now())
     }
 
+    /// Whether the pause after the last failure is not over yet.
+    pub fn is_pausing(&self) -> bool {
+        Instant::now() < self.begun
+    }
+
     fn after_failure_at(&mut self, now: Instant) -> Duration {
         if now.saturating_duration_since(self.begun) > Self::CALM {
             self.failures = 0;

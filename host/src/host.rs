@@ -250,7 +250,7 @@ impl Host {
                 manifest.path.display()
             )));
         }
-        orphans::settle(&manifest, &subscribed(&plugins), &*store, &shared)?;
+        orphans::settle(&manifest, &subscribed(&plugins), &*store, &shared, has_others)?;
         let granted = plan.parts().filter_map(|(_, recipe)| match recipe {
             Recipe::Requests(grant) => Some(grant.subscriptions.clone()),
             _ => None,

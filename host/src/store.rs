@@ -49,7 +49,7 @@ pub use events::{
     Append, Appended, ArchivedStream, Chain, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,
     SearchedId, Snapshot, Tally, check_sizes, event_at, event_bytes, is_full, shared_bytes,
 };
-pub use hosts::{HostEntry, Hosts, Lease, Sharing};
+pub use hosts::{HostEntry, Hosts, Lease, Sharing, SharingChange};
 pub use http_requests::{
     AttemptEnd, HttpRequestReader, HttpRequests, InterruptedOf, ListedRequest, RequestQuery, RequestQueue, RequestWait,
 };

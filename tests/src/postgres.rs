@@ -4,6 +4,7 @@
 //! a line that says so, and with `CI=true` that is an error.
 
 use crate::built;
+use crate::cut::Cut;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -69,6 +70,14 @@ impl Postgres {
         let server = self.server();
         sql(&server.url("postgres"), &format!("CREATE DATABASE {name}"));
         server.url(&name)
+    }
+
+    /// Returns a proxy in front of the server, and the URL of a database through it.
+    pub fn through_a_cut(&self, url: &str) -> (Cut, String) {
+        let address = self.server().address();
+        let proxy = Cut::before(address);
+        let url = url.replace(&address.to_string(), &proxy.address().to_string());
+        (proxy, url)
     }
 
     /// Returns the URL of a database of this server by the URL that another server has for its copy.

@@ -75,6 +75,12 @@ pub struct Account {
     elapsed: Duration,
     /// Longest time from a kill until the host served again.
     served_max: Duration,
+    counted: Counted,
+}
+
+/// What was counted after a run.
+#[derive(Debug)]
+struct Counted {
     commands: u64,
     figures: Value,
     /// The output of `wasmill store verify`.
@@ -85,7 +91,7 @@ pub struct Account {
 pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     tell(&format!("seed {}", plan.seed));
     let kafka = Kafka::own();
-    let setting = setting(kafka.as_ref());
+    let setting = setting(kafka.as_ref(), "");
     let disk = Disk::new(&setting.path("data"));
     tell(&format!("a full disk is {}", disk.describe()));
     let host = setting.start_in(vec![(OFFSET_FILE, setting.path(CLOCK))]);
@@ -99,7 +105,7 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
         // The flags are also raised if something fails below, so that the threads end.
         let (over, finish) = (Raised(&load.over), Raised(&all_published));
         let reader = scope.spawn(|| notifications.read(&all_published, &AtomicU64::new(0)));
-        let feeder = scope.spawn(|| load.feed());
+        let feeder = scope.spawn(|| load::feed(load.brokers, &load.over, |records| load.handled(records)));
         let load = &load;
         let senders: Vec<_> = (0..SENDERS).map(|sender| scope.spawn(move || load.send(sender))).collect();
         let served_max = kill(&scene, plan, began, &tell);
@@ -119,16 +125,16 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
         host.get("/v1/sources/baskets/wait?handled=0&timeout_ms=0").body["handled"].as_u64().unwrap_or_default();
     let figures = figures(&host, &expected, handled, commands, notified);
     host.stop();
-    let verified = verified(&setting);
-    Account { kills: plan.kills, elapsed: began.elapsed(), served_max, commands, figures, verified }
+    let counted = Counted { commands, figures, verified: verified(&setting, "data") };
+    Account { kills: plan.kills, elapsed: began.elapsed(), served_max, counted }
 }
 
-/// Makes a folder with the grocery example and the plugin `cart`, whose plugins can be swapped.
-fn setting(kafka: Option<&Kafka>) -> Setting {
+/// Makes a folder with the grocery example and the plugin `cart`, whose plugins can be swapped, and with more sections of the manifest.
+fn setting(kafka: Option<&Kafka>, more: &str) -> Setting {
     let plugins: String =
         PLUGINS.iter().map(|plugin| format!("[plugins.{plugin}]\nfile = \"{}\"\n", faults::file(plugin))).collect();
     let brokers = kafka.map_or_else(|| "embedded".to_owned(), |kafka| kafka.brokers().to_owned());
-    let setting = Setting::new(&format!("{MANIFEST}{plugins}").replace("BROKERS", &brokers));
+    let setting = Setting::new(&format!("{MANIFEST}{plugins}{more}").replace("BROKERS", &brokers));
     faults::place_plugins(&setting);
     setting
 }
@@ -180,8 +186,9 @@ fn figures(host: &TestHost, expected: &Expected, handled: u64, commands: u64, no
     figures
 }
 
-fn verified(setting: &Setting) -> String {
-    let verify = setting.wasmill(&["store", "verify", "data"]);
+/// Verifies the store of a data folder or a manifest.
+fn verified(setting: &Setting, place: &str) -> String {
+    let verify = setting.wasmill(&["store", "verify", place]);
     let text = String::from_utf8_lossy(&verify.stdout).into_owned();
     assert!(verify.status.success(), "the store does not verify:\n{text}{}", String::from_utf8_lossy(&verify.stderr));
     text
@@ -189,13 +196,20 @@ fn verified(setting: &Setting) -> String {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kills, elapsed, served_max, commands, figures, verified } = self;
+        let Self { kills, elapsed, served_max, counted } = self;
         writeln!(
             f,
             "{kills} kills in {:.0} s; the host served again within {} ms",
             elapsed.as_secs_f64(),
             served_max.as_millis()
         )?;
+        write!(f, "{counted}")
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { commands, figures, verified } = self;
         writeln!(
             f,
             "each of {} baskets from Kafka and {commands} commands over HTTP counts once:",

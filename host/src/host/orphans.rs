@@ -87,6 +87,7 @@ pub(super) fn settle(
     subscribers: &[String],
     store: &dyn EventStore,
     shared: &Shared,
+    has_others: bool,
 ) -> Result<(), super::Error> {
     let mut reader = store.reader()?;
     let place = manifest.path.display();
@@ -95,7 +96,7 @@ pub(super) fn settle(
     shared.refuse_moves(&moves)?;
     carry_over(store, &moves)?;
     // Other hosts may run what this manifest does not have.
-    if shared.has_others()? {
+    if has_others {
         return Ok(());
     }
     for orphan in orphans(manifest, &reader.places()?) {

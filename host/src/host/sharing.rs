@@ -18,7 +18,7 @@ use crate::manifest::{Api, Manifest, Target};
 use crate::model::SubscriptionName;
 use crate::plugin::Plugin;
 use crate::status::SharedHostStatus;
-use crate::store::{self, EventStore, HostEntry, Hosts, Part};
+use crate::store::{self, EventStore, HostEntry, Hosts, Part, SharingChange};
 use crate::supervise::Held as _;
 use sha2::{Digest as _, Sha256};
 use std::cmp::Reverse;
@@ -47,8 +47,8 @@ const DIGEST_BYTES: usize = 8;
 pub(super) struct Shared {
     store: Arc<dyn EventStore>,
     seen: Mutex<Seen>,
-    /// When parts that could not be started are tried again.
-    retry: Mutex<Retry>,
+    /// The pauses before parts that could not be started are tried again.
+    retries: Mutex<Pauses>,
     /// The lock of the data folder, which no other host may use.
     _folder: Option<File>,
 }
@@ -59,11 +59,6 @@ struct Seen {
     hosts: Hosts,
     /// Since when hosts are seen with an expired lease and this number of commits.
     expired: BTreeMap<u64, (u64, Instant)>,
-}
-
-struct Retry {
-    pauses: Pauses,
-    due: Instant,
 }
 
 /// What a host has applied: the plan of all parts of its manifest, wherever they run, and what all hosts must have in common.
@@ -84,8 +79,8 @@ impl Shared {
     /// Locks the data folder, if the store does not.
     pub(super) fn new(store: Arc<dyn EventStore>, data: &Path) -> Result<Self, Error> {
         let folder = store.sharing().map(|_| lock(data)).transpose()?;
-        let retry = Retry { pauses: Pauses::new(RETRY_FIRST), due: Instant::now() };
-        Ok(Self { store, seen: Mutex::default(), retry: Mutex::new(retry), _folder: folder })
+        let retries = Mutex::new(Pauses::new(RETRY_FIRST));
+        Ok(Self { store, seen: Mutex::default(), retries, _folder: folder })
     }
 
     /// Whether other hosts may share the store.
@@ -101,8 +96,16 @@ impl Shared {
 
     /// Tells other hosts where the API of this one is, and what all hosts must have in common.
     pub(super) fn introduce(&self, manifest: &Manifest, applied: &Applied) -> Result<(), store::Error> {
-        let Some(sharing) = self.store.sharing() else { return Ok(()) };
-        ack::wait(|ack| sharing.introduce(url(&manifest.api), applied.settings.clone(), ack))
+        self.change(SharingChange::Introduce(url(&manifest.api), applied.settings.clone()))
+    }
+
+    fn change(&self, change: SharingChange) -> Result<(), store::Error> {
+        self.store.sharing().map_or(Ok(()), |sharing| ack::wait(|ack| sharing.change(change, ack)))
+    }
+
+    /// Changes the leases of parts, if there are any.
+    fn change_leases(&self, change: fn(Vec<String>) -> SharingChange, parts: Vec<String>) -> Result<(), store::Error> {
+        if parts.is_empty() { Ok(()) } else { self.change(change(parts)) }
     }
 
     /// Whether the parts that other hosts run are all in a plan.
@@ -123,11 +126,13 @@ impl Shared {
 
     /// Takes the leases that this host should have for a plan, and returns the plan without the parts that run on other hosts.
     pub(super) fn granted(&self, plan: &Plan) -> Result<Plan, store::Error> {
-        let Some(sharing) = self.store.sharing() else { return Ok(plan.clone()) };
+        if !self.is_possible() {
+            return Ok(plan.clone());
+        }
         let hosts = self.look()?;
         let (Shares { take, .. }, gone) = (shares(&hosts, &leases(plan)), gone(&hosts));
         if !(take.is_empty() && gone.is_empty()) {
-            ack::wait(|ack| sharing.take_leases(gone, take, ack))?;
+            self.change(SharingChange::Take(gone, take))?;
         }
         Ok(own(&self.look()?, plan))
     }
@@ -149,8 +154,7 @@ impl Shared {
     /// Returns the parts of a plan that no host runs, and why, if this host differs from the longest running one.
     pub(super) fn nowhere(&self, plan: &Plan) -> (Vec<String>, Vec<String>) {
         let seen = &self.seen.held().hosts;
-        let this = seen.entries.iter().find(|entry| entry.id == seen.this);
-        let differs = this.map(|this| differing(seen, this)).unwrap_or_default();
+        let differs = seen.own_entry().map(|this| differing(seen, this)).unwrap_or_default();
         let parts = leases(plan).into_iter().filter(|part| !differs.is_empty() && !seen.leases.contains_key(part));
         (parts.collect(), differs)
     }
@@ -185,7 +189,7 @@ impl Shared {
         let found = sharing.hosts();
         let mut seen = self.seen.held();
         let mut hosts = found.inspect_err(|_| seen.expired.clear())?;
-        if hosts.entries.iter().any(|entry| entry.id == hosts.this && !entry.is_there) {
+        if hosts.own_entry().is_some_and(|this| !this.is_there) {
             // This host has not renewed its own lease yet.
             seen.expired.clear();
         }
@@ -199,27 +203,6 @@ impl Shared {
         seen.expired = expired;
         seen.hosts = hosts.clone();
         Ok(hosts)
-    }
-
-    fn hand_over(&self, parts: Vec<String>) -> Result<(), store::Error> {
-        match self.store.sharing() {
-            Some(sharing) if !parts.is_empty() => ack::wait(|ack| sharing.hand_over_leases(parts, ack)),
-            _ => Ok(()),
-        }
-    }
-
-    fn want(&self, parts: Vec<String>) -> Result<(), store::Error> {
-        match self.store.sharing() {
-            Some(sharing) if !parts.is_empty() => ack::wait(|ack| sharing.want_leases(parts, ack)),
-            _ => Ok(()),
-        }
-    }
-
-    fn give_up(&self, parts: Vec<String>) -> Result<(), store::Error> {
-        match self.store.sharing() {
-            Some(sharing) if !parts.is_empty() => ack::wait(|ack| sharing.give_up_leases(parts, ack)),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -300,27 +283,16 @@ impl Host {
     fn divide(&self) -> Result<(), Error> {
         let (shared, parts) = (&self.core.shared, self.parts());
         let mut hosts = shared.look()?;
-        let is_told = |hosts: &Hosts| {
-            let this = hosts.entries.iter().find(|entry| entry.id == hosts.this);
-            this.is_none_or(|this| this.settings.as_ref() == Some(&parts.applied.settings))
+        let told = |hosts: &Hosts| {
+            hosts.own_entry().is_none_or(|this| this.settings.as_ref() == Some(&parts.applied.settings))
         };
-        if !is_told(&hosts) {
+        if !told(&hosts) {
             shared.introduce(&parts.manifest, &parts.applied)?;
             hosts = shared.look()?;
         }
-        let is_settled = |hosts: &Hosts, parts: &Parts| {
-            let Shares { take, want: _, hand_over, give_up } = shares(hosts, &leases(&parts.applied.plan));
-            let own = own(hosts, &parts.applied.plan);
-            let are_running = own.parts().all(|(name, _)| parts.running().has(name));
-            let rests = are_running || Instant::now() < shared.retry.held().due;
-            // A person may have changed the leases by hand.
-            let has_leases = parts.running().parts().all(|(name, _)| lease(name).is_none() || own.has(name));
-            let are_all_there = gone(hosts).is_empty();
-            take.is_empty() && hand_over.is_empty() && give_up.is_empty() && rests && has_leases && are_all_there
-        };
-        let Shares { want, .. } = shares(&hosts, &leases(&parts.applied.plan));
-        shared.want(want)?;
-        if is_settled(&hosts, &parts) {
+        let mut due = shares(&hosts, &leases(&parts.applied.plan));
+        shared.change_leases(SharingChange::Want, std::mem::take(&mut due.want))?;
+        if self.is_divided(&hosts, &parts, &due) {
             return Ok(());
         }
         // Parts make clients that need the runtime.
@@ -328,36 +300,47 @@ impl Host {
         // The manifest may be changed until then.
         let _alone = self.core.catalog.change();
         let current = self.parts();
-        if self.stopping.load(Ordering::Acquire) || is_settled(&shared.look()?, &current) {
+        let hosts = shared.look()?;
+        let due = shares(&hosts, &leases(&current.applied.plan));
+        if self.stopping.load(Ordering::Acquire) || self.is_divided(&hosts, &current, &due) {
             return Ok(());
         }
         let in_use = self.in_use.blocking_write();
         self.changing.store(true, Ordering::Release);
         let mut next = (*current).clone();
-        let divided = self.divide_parts(&mut next);
+        let divided = self.divide_parts(&mut next, &hosts, due);
         self.parts.send_replace(Arc::new(next));
         self.changing.store(false, Ordering::Release);
         drop(in_use);
         divided
     }
 
-    fn divide_parts(&self, next: &mut Parts) -> Result<(), Error> {
+    /// Whether nothing has to be taken, handed over, given up, started or stopped now.
+    fn is_divided(&self, hosts: &Hosts, parts: &Parts, due: &Shares) -> bool {
+        let are_running = own(hosts, &parts.applied.plan).parts().all(|(name, _)| parts.running().has(name));
+        // A person may have changed the leases by hand.
+        let have_leases = parts.running().parts().all(|(name, _)| may_run(hosts, name));
+        due.take.is_empty()
+            && due.hand_over.is_empty()
+            && due.give_up.is_empty()
+            && gone(hosts).is_empty()
+            && have_leases
+            && (are_running || self.core.shared.retries.held().is_pausing())
+    }
+
+    fn divide_parts(&self, next: &mut Parts, hosts: &Hosts, due: Shares) -> Result<(), Error> {
         let (shared, applied) = (&self.core.shared, next.applied.clone());
-        let hosts = shared.look()?;
-        let Shares { hand_over, give_up, .. } = shares(&hosts, &leases(&applied.plan));
-        let stays = |part: String| {
-            let is_own = hosts.leases.get(&part).is_some_and(|lease| lease.host == hosts.this);
-            is_own && !hand_over.contains(&part) && !give_up.contains(&part)
-        };
-        let kept = next.running().clone().only(|name| lease(name).is_none_or(stays));
+        let Shares { hand_over, give_up, .. } = due;
+        let leaves = |part: String| hand_over.contains(&part) || give_up.contains(&part);
+        let kept = own(hosts, next.running()).only(|name| !lease(name).is_some_and(leaves));
         let stopped: Vec<String> = next.running().without(&kept).map(|(name, _)| name.to_string()).collect();
         if !stopped.is_empty() {
             tracing::info!("other hosts run from here on: {}", stopped.join(", "));
         }
         next.stop_unless_in(&kept, Instant::now() + next.manifest.host.stop_max().min(STOP_MAX));
         // Whatever they have begun is in the queue of the store before this.
-        shared.hand_over(hand_over)?;
-        shared.give_up(give_up)?;
+        shared.change_leases(SharingChange::HandOver, hand_over)?;
+        shared.change_leases(SharingChange::GiveUp, give_up)?;
         // What runs may be made from a secret that has changed since. That is for a reload.
         let granted = shared.granted(&applied.plan)?.only(|name| !next.running().has(name));
         let started: Vec<String> = granted.parts().map(|(name, _)| name.to_string()).collect();
@@ -367,8 +350,7 @@ impl Host {
         next.missing.clear();
         next.start_more(&granted);
         if !next.missing.is_empty() {
-            let mut retry = shared.retry.held();
-            retry.due = Instant::now() + retry.pauses.after_failure();
+            shared.retries.held().after_failure();
         }
         Ok(())
     }
@@ -468,9 +450,12 @@ fn differing(hosts: &Hosts, entry: &HostEntry) -> Vec<String> {
 
 /// Returns the parts of a plan that run on this host: those of which it has the lease, and those that need none.
 fn own(hosts: &Hosts, plan: &Plan) -> Plan {
-    plan.clone().only(|name| {
-        lease(name).is_none_or(|part| hosts.leases.get(&part).is_some_and(|lease| lease.host == hosts.this))
-    })
+    plan.clone().only(|name| may_run(hosts, name))
+}
+
+/// Whether this host has the lease that a part needs, if it needs one.
+fn may_run(hosts: &Hosts, name: &PartName) -> bool {
+    lease(name).is_none_or(|part| hosts.has_lease(&part))
 }
 
 /// Returns the leases that a plan needs.

@@ -114,10 +114,11 @@ fn is_applied_at_once(key: &str) -> bool {
 fn is_of_host(key: &str) -> bool {
     let section = key.split('.').next().unwrap_or_default();
     let is_file = [".file", ".source"].iter().any(|ending| key.starts_with("plugins.") && key.ends_with(ending));
-    let is_size = ["url", "backups", "queue_max", "queue_mib", "batch_max", "transaction_mib", "log_mib"]
+    let is_own_size = ["backups", "queue_max", "queue_mib", "batch_max", "transaction_mib", "log_mib"]
         .iter()
-        .any(|size| key.strip_prefix("store.") == Some(*size) || key.strip_prefix("store.url.").is_some());
-    ["data", "host", "api", "clock"].contains(&section) || is_file || is_size
+        .any(|name| key.strip_prefix("store.") == Some(*name));
+    let is_url = key == "store.url" || key.starts_with("store.url.");
+    ["data", "host", "api", "clock"].contains(&section) || is_file || is_own_size || is_url
 }
 
 /// Adds the keys of a table at a path, each with its value.

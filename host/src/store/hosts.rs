@@ -27,6 +27,18 @@ pub struct Lease {
     pub wanted_by: Option<u64>,
 }
 
+impl Hosts {
+    /// Returns this host, unless it was removed.
+    pub fn own_entry(&self) -> Option<&HostEntry> {
+        self.entries.iter().find(|entry| entry.id == self.this)
+    }
+
+    /// Whether this host has the lease of a part.
+    pub fn has_lease(&self, part: &str) -> bool {
+        self.leases.get(part).is_some_and(|lease| lease.host == self.this)
+    }
+}
+
 /// A host of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostEntry {
@@ -51,33 +63,22 @@ pub trait Sharing: Send + Sync {
     /// Returns who has the store open now.
     fn hosts(&self) -> Result<Hosts, Error>;
 
-    /// Tells the other hosts the URL of this one and its settings.
-    fn introduce(&self, url: String, settings: BTreeMap<String, String>, ack: Ack<Result<(), Error>>);
-
-    /// Removes these hosts, with their leases, unless they have renewed theirs meanwhile. Then takes the leases of these parts that
-    /// nobody has.
-    fn take_leases(&self, gone: Vec<u64>, parts: Vec<String>, ack: Ack<Result<(), Error>>);
-
-    /// Asks the hosts that run these parts to hand them over to this one.
-    fn want_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>);
-
-    /// Gives the leases of parts to the hosts that want them, which start the parts. It comes after all writes that were queued before.
-    fn hand_over_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>);
-
-    /// Gives up the leases of parts. It comes after all writes that were queued before.
-    fn give_up_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>);
+    /// Changes what the store keeps of this host. It comes after all writes that were queued before.
+    fn change(&self, change: SharingChange, ack: Ack<Result<(), Error>>);
 }
 
 /// A change of what the store keeps of this host.
-pub(super) enum SharingRequest {
-    /// Keep its URL and its settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharingChange {
+    /// Tells the other hosts the URL of this one and its settings.
     Introduce(String, BTreeMap<String, String>),
-    /// Remove hosts that are gone, and take leases.
+    /// Removes these hosts, with their leases, unless they have renewed theirs meanwhile. Then takes the leases of these parts that
+    /// nobody has.
     Take(Vec<u64>, Vec<String>),
-    /// Want leases.
+    /// Asks the hosts that run these parts to hand them over to this one.
     Want(Vec<String>),
-    /// Give leases to those who want them.
+    /// Gives the leases of parts to the hosts that want them, which start the parts.
     HandOver(Vec<String>),
-    /// Give up leases.
+    /// Gives up the leases of parts.
     GiveUp(Vec<String>),
 }

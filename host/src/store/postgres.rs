@@ -34,12 +34,11 @@ mod tls;
 mod writer;
 
 use super::front::{Front, Fronted};
-use super::hosts::SharingRequest;
 use super::tail::Tail;
 use super::write_request::AdminRequest;
 use super::{
     Backup, CopyName, Error, EventStore, Hosts, Inspection, Maintenance, Measures, Newest, Options, Place, Reader,
-    Sharing, Snapshot, Statistics, move_mark,
+    Sharing, SharingChange, Snapshot, Statistics, move_mark,
 };
 use crate::ack::Ack;
 use crate::supervise;
@@ -49,7 +48,6 @@ use membership::Company;
 use pool::Pool;
 use reader::{PostgresReader, Source};
 use schema::Found;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -182,24 +180,8 @@ impl Sharing for PostgresStore {
         self.pool.with(|connection| membership::hosts(connection, self.host))
     }
 
-    fn introduce(&self, url: String, settings: BTreeMap<String, String>, ack: Ack<Result<(), Error>>) {
-        self.front.administer(AdminRequest::Share(SharingRequest::Introduce(url, settings)), ack);
-    }
-
-    fn take_leases(&self, gone: Vec<u64>, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
-        self.front.administer(AdminRequest::Share(SharingRequest::Take(gone, parts)), ack);
-    }
-
-    fn want_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
-        self.front.administer(AdminRequest::Share(SharingRequest::Want(parts)), ack);
-    }
-
-    fn hand_over_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
-        self.front.administer(AdminRequest::Share(SharingRequest::HandOver(parts)), ack);
-    }
-
-    fn give_up_leases(&self, parts: Vec<String>, ack: Ack<Result<(), Error>>) {
-        self.front.administer(AdminRequest::Share(SharingRequest::GiveUp(parts)), ack);
+    fn change(&self, change: SharingChange, ack: Ack<Result<(), Error>>) {
+        self.front.administer(AdminRequest::Share(change), ack);
     }
 }
 

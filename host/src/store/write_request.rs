@@ -1,10 +1,9 @@
 //! The requests to the writer of a store, their answers, and the rules for them that need no database.
 
 use super::fault::{self, FaultPoint};
-use super::hosts::SharingRequest;
 use super::{
     Advanced, Append, Appended, AttemptEnd, CallbackChange, Chain, Decision, Discard, Error, InterruptedOf, Part,
-    SagaAppend, Step,
+    SagaAppend, SharingChange, Step,
 };
 use crate::ack::Ack;
 use crate::bell;
@@ -42,7 +41,7 @@ pub(super) enum AdminRequest {
     /// Give up an HTTP request.
     GiveUpRequest(u64, String),
     /// Change what the store keeps of this host.
-    Share(SharingRequest),
+    Share(SharingChange),
 }
 
 /// A request to the writer.

@@ -4,10 +4,9 @@
 //! again to another one if they are not answered. A host is killed, frozen, cut off from the database or stopped in order, and comes
 //! back. The database is restarted and the broker frozen. Some faults outlast the lease of a host.
 
-use super::faults::{PLUGINS, file, pause, place_plugins};
-use super::load::{AHEAD_MAX, CARTS, PRODUCED_AT_ONCE, renamed};
-use super::{MANIFEST, NOTIFICATIONS, Plan, SENDERS, STALL_MAX, figures};
-use crate::baskets::{self, Expected};
+use super::faults::pause;
+use super::load::{self, CARTS};
+use super::{Counted, NOTIFICATIONS, Plan, SENDERS, STALL_MAX, figures, setting, verified};
 use crate::command_path::PAYLOAD;
 use crate::cut::Cut;
 use crate::host::TestHost;
@@ -15,7 +14,6 @@ use crate::kafka::Kafka;
 use crate::postgres::Postgres;
 use crate::raised::Raised;
 use crate::setting::Setting;
-use crate::{built, topic};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -46,9 +44,7 @@ pub struct HostsAccount {
     divided_max: Duration,
     /// How often a host ended because others had removed it.
     removed: usize,
-    commands: u64,
-    figures: Value,
-    verified: String,
+    counted: Counted,
 }
 
 /// A host with its folder, and its way to the database.
@@ -86,10 +82,10 @@ struct Scene {
 pub fn torture_hosts(plan: Plan, hosts: usize, tell: impl Fn(&str)) -> Option<HostsAccount> {
     tell(&format!("seed {}", plan.seed));
     let (kafka, server) = (Kafka::own()?, Postgres::own(&["fsync = on"])?);
-    let (url, address) = (server.database(), server.server().address());
+    let url = server.database();
     let start = |_| {
-        let way = Cut::before(address);
-        let setting = setting(&kafka, &url.replace(&address.to_string(), &way.address().to_string()));
+        let (way, url) = server.through_a_cut(&url);
+        let setting = setting(Some(&kafka), &format!("[store]\nurl = \"{url}\"\n"));
         Member { host: setting.start(), setting, way }
     };
     let members: Vec<Member> = (0..hosts).map(start).collect();
@@ -101,7 +97,7 @@ pub fn torture_hosts(plan: Plan, hosts: usize, tell: impl Fn(&str)) -> Option<Ho
         // The flags are also raised if something fails below, so that the threads end.
         let (over, finish) = (Raised(&scene.over), Raised(&all_published));
         let reader = scope.spawn(|| notifications.read(&all_published, &AtomicU64::new(0)));
-        let feeder = scope.spawn(|| scene.feed());
+        let feeder = scope.spawn(|| load::feed(scene.kafka.brokers(), &scene.over, |records| scene.settled(records)));
         let scene = &scene;
         let senders: Vec<_> = (0..SENDERS).map(|sender| scope.spawn(move || scene.send(sender))).collect();
         let suffered = scene.suffer(plan, began, &tell);
@@ -119,9 +115,7 @@ pub fn torture_hosts(plan: Plan, hosts: usize, tell: impl Fn(&str)) -> Option<Ho
     let handled = handled(&members, &client, 0).expect("one of them has the source");
     let all: Vec<Value> =
         members.iter().map(|member| figures(&member.host, &expected, handled, commands, notified)).collect();
-    let verify = members[0].setting.wasmill(&["store", "verify", "wasmill.toml"]);
-    let verified = String::from_utf8_lossy(&verify.stdout).into_owned();
-    assert!(verify.status.success(), "{verified}{}", String::from_utf8_lossy(&verify.stderr));
+    let verified = verified(&members[0].setting, "wasmill.toml");
     // Their ways to the database last longer than they do.
     let ways: Vec<Cut> = members
         .into_iter()
@@ -133,16 +127,8 @@ pub fn torture_hosts(plan: Plan, hosts: usize, tell: impl Fn(&str)) -> Option<Ho
     drop((ways, server));
     let figures = all.into_iter().next().expect("there is a host");
     let (faults, elapsed) = (plan.kills, began.elapsed());
-    Some(HostsAccount { hosts, faults, elapsed, divided_max, removed, commands, figures, verified })
-}
-
-/// Makes the folder of a host, with the grocery example and the plugin `cart`.
-fn setting(kafka: &Kafka, url: &str) -> Setting {
-    let plugins: String = PLUGINS.iter().map(|name| format!("[plugins.{name}]\nfile = \"{}\"\n", file(name))).collect();
-    let store = format!("[store]\nurl = \"{url}\"\n");
-    let setting = Setting::new(&format!("{MANIFEST}{plugins}{store}").replace("BROKERS", kafka.brokers()));
-    place_plugins(&setting);
-    setting
+    let counted = Counted { commands, figures, verified };
+    Some(HostsAccount { hosts, faults, elapsed, divided_max, removed, counted })
 }
 
 impl Fault {
@@ -253,26 +239,6 @@ impl Scene {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Produces the baskets of the example again and again, each time with new ids. Returns their expected results.
-    fn feed(&self) -> Expected {
-        let baskets = baskets::read(&built::grocery().join("data/baskets.jsonl.gz"));
-        let (mut expected, mut produced) = (Expected::default(), 0);
-        for round in 0.. {
-            for chunk in baskets.chunks(PRODUCED_AT_ONCE) {
-                if self.is_over() {
-                    self.settled(produced);
-                    return expected;
-                }
-                let records: Vec<_> = chunk.iter().map(|basket| renamed(basket, round)).collect();
-                records.iter().for_each(|(_, basket)| expected.add(basket));
-                topic::produce_keyed(self.kafka.brokers(), "baskets", &records);
-                produced += records.len() as u64;
-                self.settled(produced.saturating_sub(AHEAD_MAX));
-            }
-        }
-        expected
-    }
-
     /// Waits until the source has settled this many records, wherever it runs.
     fn settled(&self, records: u64) {
         let deadline = Instant::now() + 2 * STALL_MAX;
@@ -339,7 +305,7 @@ fn handled(members: &[Member], client: &Client, records: u64) -> Option<u64> {
 
 impl fmt::Display for HostsAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hosts, faults, elapsed, divided_max, removed, commands, figures, verified } = self;
+        let Self { hosts, faults, elapsed, divided_max, removed, counted } = self;
         writeln!(
             f,
             "{faults} faults of {hosts} hosts in {:.0} s; all parts ran again within {} ms of the beginning of a fault; {removed} times a \
@@ -347,12 +313,6 @@ impl fmt::Display for HostsAccount {
             elapsed.as_secs_f64(),
             divided_max.as_millis()
         )?;
-        writeln!(
-            f,
-            "each of {} baskets from Kafka and {commands} commands over HTTP counts once:",
-            figures["baskets"]
-        )?;
-        writeln!(f, "{figures}")?;
-        write!(f, "{verified}")
+        write!(f, "{counted}")
     }
 }

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Largest number of baskets that are produced and not settled, because the development broker forgets old records.
-pub(super) const AHEAD_MAX: u64 = 2_000;
+const AHEAD_MAX: u64 = 2_000;
 /// Number of baskets that are produced at once.
-pub(super) const PRODUCED_AT_ONCE: usize = 250;
+const PRODUCED_AT_ONCE: usize = 250;
 /// Number of carts of one sender.
 pub(super) const CARTS: u64 = 20;
 /// Time for which the host is asked to wait for the source, in milliseconds.
@@ -34,29 +34,8 @@ impl Load<'_> {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// Produces the baskets of the example again and again, each time with new ids. Returns their expected results.
-    pub(super) fn feed(&self) -> Expected {
-        let baskets = baskets::read(&built::grocery().join("data/baskets.jsonl.gz"));
-        let mut expected = Expected::default();
-        let mut produced = 0;
-        for round in 0.. {
-            for chunk in baskets.chunks(PRODUCED_AT_ONCE) {
-                if self.is_over() {
-                    self.handled(produced);
-                    return expected;
-                }
-                let records: Vec<_> = chunk.iter().map(|basket| renamed(basket, round)).collect();
-                records.iter().for_each(|(_, basket)| expected.add(basket));
-                topic::produce_keyed(self.brokers, "baskets", &records);
-                produced += records.len() as u64;
-                self.handled(produced.saturating_sub(AHEAD_MAX));
-            }
-        }
-        expected
-    }
-
     /// Waits until the source has settled this many records.
-    fn handled(&self, records: u64) {
+    pub(super) fn handled(&self, records: u64) {
         let path = format!("/v1/sources/baskets/wait?handled={records}&timeout_ms={WAIT_MS}");
         let deadline = Instant::now() + 2 * STALL_MAX;
         loop {
@@ -120,7 +99,29 @@ fn work(status: &Value) -> u64 {
     commands + sum("subscriptions", "checkpoint") + sum("projections", "checkpoint") + sum("sinks", "published")
 }
 
-pub(super) fn renamed(basket: &Value, round: u64) -> (String, Value) {
+/// Produces the baskets of the example again and again, each time with new ids, until it is over. `handled` waits until the source has
+/// settled so many records. Returns the expected results of all.
+pub(super) fn feed(brokers: &str, over: &AtomicBool, handled: impl Fn(u64)) -> Expected {
+    let baskets = baskets::read(&built::grocery().join("data/baskets.jsonl.gz"));
+    let mut expected = Expected::default();
+    let mut produced = 0;
+    for round in 0.. {
+        for chunk in baskets.chunks(PRODUCED_AT_ONCE) {
+            if over.load(Ordering::Relaxed) {
+                handled(produced);
+                return expected;
+            }
+            let records: Vec<_> = chunk.iter().map(|basket| renamed(basket, round)).collect();
+            records.iter().for_each(|(_, basket)| expected.add(basket));
+            topic::produce_keyed(brokers, "baskets", &records);
+            produced += records.len() as u64;
+            handled(produced.saturating_sub(AHEAD_MAX));
+        }
+    }
+    expected
+}
+
+fn renamed(basket: &Value, round: u64) -> (String, Value) {
     let id = format!("{}-{round}", basket["basket_id"].as_str().expect("a basket has an id"));
     let mut basket = basket.clone();
     basket["basket_id"] = json!(id);

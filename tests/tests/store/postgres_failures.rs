@@ -11,7 +11,6 @@ use wasmill::model::{Command, NewEvent, StreamId, Undecided};
 use wasmill::store::postgres::PostgresStore;
 use wasmill::store::sqlite::{FaultPoint, KILL_AT};
 use wasmill::store::*;
-use wasmill_tests::cut::Cut;
 use wasmill_tests::postgres::{Postgres, Session, address, sql};
 use wasmill_tests::raised::Raised;
 use wasmill_tests::store_conformance::requests::*;
@@ -35,9 +34,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[test]
 fn refusals_while_the_database_is_away_leave_the_queue_as_it_was() {
     let Some(server) = Postgres::shared() else { return };
-    let direct = server.database();
-    let proxy = Cut::before(server.server().address());
-    let url = direct.replace(&server.server().address().to_string(), &proxy.address().to_string());
+    let (proxy, url) = server.through_a_cut(&server.database());
     let options = Options { lease_ms: 60_000, queue_bytes_max: 4_096, ..Options::default() };
     let store = PostgresStore::open(&address(&url), options).expect("open the store");
     record(&store, &order(1), 1);
@@ -133,9 +130,8 @@ fn a_server_that_crashes_under_writes_loses_and_doubles_nothing() {
 #[test]
 fn connections_that_are_cut_under_writes_lose_and_double_nothing() {
     let Some(server) = Postgres::shared() else { return };
-    let direct = server.database();
-    let proxy = Cut::before(server.server().address());
-    let store = open(&direct.replace(&server.server().address().to_string(), &proxy.address().to_string()));
+    let (proxy, url) = server.through_a_cut(&server.database());
+    let store = open(&url);
     let mut rng = Rng::new();
     under_writes(&store, || {
         for n in 0..40 {

@@ -11,7 +11,6 @@ use wasmill::model::ExpectedVersion::{Any, Exact};
 use wasmill::model::{Outcome, Position, Version};
 use wasmill::store::postgres::PostgresStore;
 use wasmill::store::*;
-use wasmill_tests::cut::Cut;
 use wasmill_tests::postgres::{Postgres, Session, address, sql};
 use wasmill_tests::raised::Raised;
 use wasmill_tests::scripted::{Counters, Outcomes, count, counter};
@@ -38,7 +37,9 @@ fn named(parts: &[&str]) -> Vec<String> {
 /// Takes leases, after the removal of all hosts that are not there.
 fn take(store: &PostgresStore, parts: &[&str]) {
     let gone = this(store).entries.into_iter().filter(|entry| !entry.is_there).map(|entry| entry.id).collect();
-    ask(|done| sharing(store).take_leases(gone, named(parts), done)).answer().expect("leases are taken");
+    ask(|done| sharing(store).change(SharingChange::Take(gone, named(parts)), done))
+        .answer()
+        .expect("leases are taken");
 }
 
 fn this(store: &PostgresStore) -> Hosts {
@@ -46,7 +47,7 @@ fn this(store: &PostgresStore) -> Hosts {
 }
 
 fn give_up(store: &PostgresStore, parts: &[&str]) {
-    ask(|done| sharing(store).give_up_leases(named(parts), done)).answer().expect("leases are given up");
+    ask(|done| sharing(store).change(SharingChange::GiveUp(named(parts)), done)).answer().expect("leases are given up");
 }
 
 /// Returns the parts of which a host has the lease.
@@ -191,8 +192,8 @@ fn each_host_learns_what_the_other_writes() {
 fn connections_that_are_cut_beside_another_writing_host_lose_and_double_nothing() {
     let Some(server) = Postgres::shared() else { return };
     let direct = server.database();
-    let proxy = Cut::before(server.server().address());
-    let one = shared(&direct.replace(&server.server().address().to_string(), &proxy.address().to_string()));
+    let (proxy, url) = server.through_a_cut(&direct);
+    let one = shared(&url);
     let other = shared(&direct);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -237,8 +238,12 @@ fn a_part_is_leased_to_one_host_until_that_host_gives_it_up_or_is_gone() {
     take(&other, &["a", "c"]);
     assert_eq!((leases(&one), leases(&other)), (vec!["a".into(), "b".into()], vec!["c".into()]));
     // What is wanted is handed over, and nothing else.
-    ask(|done| sharing(&other).want_leases(named(&["a", "c", "e"]), done)).answer().expect("it is asked for");
-    ask(|done| sharing(&one).hand_over_leases(named(&["a", "b"]), done)).answer().expect("it is handed over");
+    ask(|done| sharing(&other).change(SharingChange::Want(named(&["a", "c", "e"])), done))
+        .answer()
+        .expect("it is asked for");
+    ask(|done| sharing(&one).change(SharingChange::HandOver(named(&["a", "b"])), done))
+        .answer()
+        .expect("it is handed over");
     assert_eq!((leases(&one), leases(&other)), (vec!["b".into()], vec!["a".into(), "c".into()]));
     // A host that stops gives up all of them at once.
     one.close();
@@ -267,7 +272,7 @@ fn a_host_whose_lease_has_expired_is_removed_and_has_no_effect() {
     let lost = [
         append(&old, command(&order(1), "c"), Any, happened(1)).map(drop),
         advance(&old, step("s", Position(0), Position(1))).map(drop),
-        ask(|done| sharing(&old).take_leases(Vec::new(), named(&["b"]), done)).answer(),
+        ask(|done| sharing(&old).change(SharingChange::Take(Vec::new(), named(&["b"])), done)).answer(),
     ];
     for result in lost {
         assert!(matches!(result, Err(Error::Lost { .. })), "{result:?}");
@@ -313,8 +318,8 @@ fn hosts_share_a_store_with_each_other_and_with_nobody_who_wants_it_alone() {
 fn a_host_that_reaches_the_database_again_renews_its_lease_at_once() {
     let Some(server) = Postgres::shared() else { return };
     let direct = server.database();
-    let proxy = Cut::before(server.server().address());
-    let one = shared(&direct.replace(&server.server().address().to_string(), &proxy.address().to_string()));
+    let (proxy, url) = server.through_a_cut(&direct);
+    let one = shared(&url);
     let other = shared(&direct);
     proxy.apart(|| {
         until("the store says why", || one.trouble().is_some());

@@ -6,11 +6,10 @@ use super::membership;
 use super::progress::refuse_nul;
 use super::writer::Writer;
 use crate::model::{DeadLetterContent, StreamId};
-use crate::store::Error;
 use crate::store::fault::{self, FaultPoint};
-use crate::store::hosts::SharingRequest;
 use crate::store::recording::StreamHead;
 use crate::store::write_request::AdminRequest;
+use crate::store::{Error, SharingChange};
 
 impl Writer {
     pub(super) fn administer(&mut self, request: AdminRequest) -> Result<(), Error> {
@@ -27,34 +26,34 @@ impl Writer {
             AdminRequest::CancelTimer(number) => self.cancel_timer(number),
             AdminRequest::RefuseRequest(number, reason) => self.refuse_request(number, reason),
             AdminRequest::GiveUpRequest(number, reason) => self.give_up_request(number, reason),
-            AdminRequest::Share(request) => self.share(request),
+            AdminRequest::Share(change) => self.share(change),
         }
     }
 
-    fn share(&mut self, request: SharingRequest) -> Result<(), Error> {
+    fn share(&mut self, change: SharingChange) -> Result<(), Error> {
         let this = self.host;
-        match request {
-            SharingRequest::Introduce(url, settings) => {
+        match change {
+            SharingChange::Introduce(url, settings) => {
                 let settings = serde_json::to_vec(&settings).map_err(|error| Error::Invalid(error.to_string()))?;
                 let sql = "UPDATE hosts SET url = $2, settings = $3 WHERE id = $1";
                 self.execute("introducing this host", sql, &[&this, &url, &settings])?;
             }
-            SharingRequest::Take(gone, parts) => {
+            SharingChange::Take(gone, parts) => {
                 let gone: Vec<i64> = gone.into_iter().map(u64::cast_signed).filter(|host| *host != this).collect();
                 membership::remove(self.connected()?, &gone)?;
                 let sql = "INSERT INTO leases (part, host) SELECT *, $1 FROM unnest($2::text[]) ON CONFLICT DO NOTHING";
                 self.execute("taking leases", sql, &[&this, &parts])?;
             }
-            SharingRequest::Want(parts) => {
+            SharingChange::Want(parts) => {
                 let sql = "UPDATE leases SET wanted_by = $1 WHERE part = ANY($2) AND host <> $1";
                 self.execute("wanting leases", sql, &[&this, &parts])?;
             }
-            SharingRequest::HandOver(parts) => {
+            SharingChange::HandOver(parts) => {
                 let sql = "UPDATE leases SET host = wanted_by, wanted_by = NULL
                            WHERE host = $1 AND part = ANY($2) AND wanted_by IS NOT NULL";
                 self.execute("handing leases over", sql, &[&this, &parts])?;
             }
-            SharingRequest::GiveUp(parts) => {
+            SharingChange::GiveUp(parts) => {
                 let sql = "DELETE FROM leases WHERE host = $1 AND part = ANY($2)";
                 self.execute("giving up leases", sql, &[&this, &parts])?;
             }

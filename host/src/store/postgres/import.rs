@@ -41,7 +41,7 @@ impl Importer {
         schema::check_writable(&connection)?;
         schema::migrate(&connection, address)?;
         connection.batch(DOING, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")?;
-        connection.query(DOING, "SELECT 1 FROM head WHERE number = 1 FOR UPDATE", &[])?;
+        membership::lock_head(&connection)?;
         if membership::is_open(&connection)? {
             return Err(Error::Invalid(format!("a host has the store {address} open: stop it first")));
         }

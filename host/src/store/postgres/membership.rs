@@ -11,7 +11,6 @@ use super::connection::{Change, Connection, int, uint, value};
 use crate::store::{Error, HostEntry, Hosts, Lease, Loss};
 use std::collections::BTreeMap;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 /// Whom a store is shared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,10 +158,10 @@ const OTHERS: &str = "SELECT id, name, is_alone, process, lease_until > clock_ti
 /// Counts a change of the hosts. The caller has locked the head row.
 const COUNT: &str = "UPDATE head SET membership = membership + 1";
 
-fn lock_head(connection: &Connection) -> Result<(), Error> {
-    let values: &[&(dyn ToSql + Sync)] = &[];
-    let row =
-        connection.first("locking the head of the store", "SELECT 1 FROM head WHERE number = 1 FOR UPDATE", values)?;
+/// Locks the head row until the end of the transaction.
+pub(super) fn lock_head(connection: &Connection) -> Result<(), Error> {
+    let sql = "SELECT 1 FROM head WHERE number = 1 FOR UPDATE";
+    let row = connection.first("locking the head of the store", sql, &[])?;
     row.map(drop).ok_or_else(|| {
         let address = &connection.network.address;
         Error::Failed(format!("the store {address} has no head: restore the database from a backup"))

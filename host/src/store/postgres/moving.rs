@@ -80,9 +80,8 @@ impl End {
         const DOING: &str = "locking the head of the store";
         let connection = &self.connection;
         connection.batch(DOING, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")?;
-        let lock = "SELECT 1 FROM head WHERE number = 1 FOR UPDATE";
         let is_there =
-            connection.query(DOING, lock, &[]).and_then(|_| membership::count_if_there(connection, self.host));
+            membership::lock_head(connection).and_then(|()| membership::count_if_there(connection, self.host));
         let done = is_there.and_then(|found| match found {
             Some(_) => connection.run(changes, true).map_err(Error::from),
             None => Err(membership::lost(connection)),

@@ -268,7 +268,7 @@ impl Writer {
         self.settle_in(connection)?;
         connection.batch(DOING, "BEGIN")?;
         // The lock waits until the server has ended the last transaction.
-        connection.query(DOING, LOCK_HEAD, &[&self.host])?;
+        membership::lock_head(connection)?;
         let row = connection.first(DOING, membership::RENEW, &[&self.host, &(self.options.lease_ms as f64)])?;
         connection.batch(DOING, "COMMIT")?;
         let Some(row) = row else { return Err(membership::lost(connection)) };
