@@ -6,6 +6,7 @@
 //! the same broker and server, [`fuzzer`] because they use it, [`guest_build`] because they build a plugin outside of the workspace, and
 //! [`root`] because tests and the example find their files by it.
 
+mod against;
 mod contract;
 mod deny;
 pub mod fuzzer;
@@ -75,6 +76,13 @@ enum Task {
         /// Run only these, such as `commands` or `guest`; the others keep their rows in the results.
         #[arg(value_name = "GROUP")]
         groups: Vec<String>,
+        /// Build another commit too, run the benchmarks of both in turn, and print how this tree's figures compare to
+        /// the other's. The results go nowhere else.
+        #[arg(long, value_name = "COMMIT")]
+        against: Option<String>,
+        /// How often both run.
+        #[arg(long, value_name = "N", default_value_t = 3, requires = "against", value_parser = clap::value_parser!(u8).range(1..))]
+        rounds: u8,
     },
     /// Build everything, kill a host under load at random moments with other faults beside, and check what is left.
     Torture {
@@ -165,8 +173,14 @@ fn build_and_perform(task: Task) -> Result<()> {
         Task::Test { repeat, args } => {
             build_all(&workspace, &toolchain).and_then(|()| native::test(&workspace, repeat, &args))
         }
-        Task::Bench { groups } => native::benches(&workspace, &groups)
-            .and_then(|benches| build_all(&workspace, &toolchain).and_then(|()| native::bench(&workspace, &benches))),
+        Task::Bench { groups, against, rounds } => {
+            let groups = native::benches(&workspace, &groups)?;
+            build_all(&workspace, &toolchain)?;
+            match against {
+                Some(commit) => against::compare(&workspace, &groups, &commit, rounds.into()),
+                None => native::bench(&workspace, &groups),
+            }
+        }
         Task::Torture { kills, seconds, postgres, hosts, seed } => {
             let hosts = postgres.then_some(hosts);
             build_all(&workspace, &toolchain).and_then(|()| native::torture(&workspace, kills, seconds, hosts, seed))

@@ -8,8 +8,16 @@ use std::time::Duration;
 use wait_timeout::ChildExt as _;
 
 /// Returns the cargo that runs this program, or the one on the path.
+///
+/// It gets none of the variables by which cargo tells a program about its package. Build scripts depend on them, so what a task has
+/// built would be built again by a `cargo` of a shell.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    std::env::vars_os()
+        .filter(|(name, _)| name.to_str().is_some_and(of_package))
+        .for_each(|(name, _)| _ = cargo.env_remove(name));
+    cargo
 }
 
 /// Runs a program to its end and fails if it fails.

@@ -31,7 +31,7 @@ pub(crate) struct Workspace {
     /// The folder of the root `Cargo.toml`.
     pub(crate) root: PathBuf,
     /// Cargo's target folder.
-    target: PathBuf,
+    pub(crate) target: PathBuf,
     packages: Vec<Value>,
 }
 
