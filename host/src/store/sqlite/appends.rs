@@ -2,7 +2,6 @@
 
 use super::age::Moment;
 use super::fault::{self, FaultPoint};
-use super::id_columns::IdColumn;
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key};
 use super::write_request::recorded;
 use super::writer::{WriteBatch, Writer};
@@ -48,7 +47,6 @@ impl Recording for Writer {
         events: Vec<NewEvent>,
     ) -> Result<Appended, Error> {
         let failed = failed("appending events");
-        let headers = rows::encode_headers(&command.headers, command.hops, command.first_ms)?;
         let shared = shared_bytes(command);
         let mut version = actual.0;
         for event in events {
@@ -56,24 +54,6 @@ impl Recording for Writer {
             let position = self.next_position;
             let event_type = self.dictionary.event_type(&self.connection, key.0, &event.name).map_err(&failed)?;
             let id = self.ids.next();
-            self.connection
-                .prepare_cached(rows::INSERT_EVENT)
-                .and_then(|mut insert| {
-                    insert.execute(params![
-                        position,
-                        event_type,
-                        key.1,
-                        version,
-                        id.as_bytes(),
-                        command.time_ms,
-                        IdColumn::of(&command.correlation_id),
-                        IdColumn::of_causation(&command.id, &command.correlation_id),
-                        headers,
-                        event.payload
-                    ])
-                })
-                .map_err(&failed)?;
-            fault::at(FaultPoint::EventInserted);
             self.next_position += 1;
             batch.bytes += shared + event.name.len() + event.payload.len();
             batch.entries.push((key.clone(), (version, position)));
@@ -220,6 +200,20 @@ impl Writer {
             .aggregate_type(&self.connection, &stream.aggregate_type)
             .map_err(failed("naming an aggregate type"))?;
         Ok((number, stream.aggregate_id.clone()))
+    }
+
+    /// Inserts the rows of all new events of a transaction. Nothing reads them before its end, and one statement after the other would
+    /// look for the same statement again each time.
+    pub(super) fn insert_events(&self, batch: &WriteBatch) -> Result<(), Error> {
+        if batch.recorded.is_empty() {
+            return Ok(());
+        }
+        let mut insert = rows::inserting_events(&self.connection)?;
+        for (event_type, event) in &batch.recorded {
+            rows::insert_event(&mut insert, *event_type, event)?;
+            fault::at(FaultPoint::EventInserted);
+        }
+        Ok(())
     }
 
     /// Returns the version of a stream: from recent appends, from entries that are not indexed yet, or from the index,

@@ -6,7 +6,6 @@
 //! checked the events; this only writes them, in large transactions.
 
 use super::dictionary::Dictionary;
-use super::id_columns::IdColumn;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::{Error, Options, failed, files, moving, owner, rows, schema};
 use crate::exhaustion;
@@ -127,24 +126,9 @@ impl Importer {
         let failed = failed("importing an event");
         let aggregate_type = self.aggregate_type(&event.stream)?;
         let event_type = self.dictionary.event_type(&self.connection, aggregate_type, &event.name).map_err(&failed)?;
-        let headers = rows::encode_headers(&event.headers, event.hops, event.first_ms)?;
-        self.connection
-            .prepare_cached(rows::INSERT_EVENT)
-            .and_then(|mut insert| {
-                insert.execute(params![
-                    event.position.0,
-                    event_type,
-                    event.stream.aggregate_id,
-                    event.version.0,
-                    event.id.as_bytes(),
-                    event.time_ms,
-                    IdColumn::of(&event.correlation_id),
-                    IdColumn::of_causation(&event.causation_id, &event.correlation_id),
-                    headers,
-                    event.payload
-                ])
-            })
-            .map_err(&failed)?;
+        let mut insert = rows::inserting_events(&self.connection)?;
+        rows::insert_event(&mut insert, event_type, event)?;
+        drop(insert);
         self.position = event.position.0;
         self.bytes += event.size();
         let key = (aggregate_type, event.stream.aggregate_id.clone());

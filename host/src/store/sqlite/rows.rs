@@ -2,11 +2,11 @@
 
 use super::dictionary::Dictionary;
 use super::encoding::{Extras, decode_headers};
-use super::id_columns::ReadId;
+use super::id_columns::{IdColumn, ReadId};
 use super::{Error, failed};
 use crate::model::{DeadLetter, KeptDeadLetter, Position, RecordedEvent, StreamId, Version};
 use crate::store::Ledger;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, Statement, params};
 
 pub(super) use super::encoding::{decode, encode, encode_headers};
 
@@ -14,9 +14,34 @@ pub(super) use super::encoding::{decode, encode, encode_headers};
 pub(super) const EVENT_COLUMNS: &str =
     "position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id, headers, payload";
 
+const INSERTING: &str = "appending events";
+
 /// Inserts a row of [`EVENT_COLUMNS`].
 pub(super) const INSERT_EVENT: &str = "INSERT INTO events (position, type, aggregate_id, version, id, time_ms, correlation_id, causation_id, headers, payload) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+/// Prepares a statement for [`insert_event`].
+pub(super) fn inserting_events(connection: &Connection) -> Result<CachedStatement<'_>, Error> {
+    connection.prepare_cached(INSERT_EVENT).map_err(failed(INSERTING))
+}
+
+/// Inserts an event with the number of its type.
+pub(super) fn insert_event(insert: &mut Statement<'_>, event_type: i64, event: &RecordedEvent) -> Result<(), Error> {
+    let headers = encode_headers(&event.headers, event.hops, event.first_ms)?;
+    let row = params![
+        event.position.0,
+        event_type,
+        event.stream.aggregate_id,
+        event.version.0,
+        event.id.as_bytes(),
+        event.time_ms,
+        IdColumn::of(&event.correlation_id),
+        IdColumn::of_causation(&event.causation_id, &event.correlation_id),
+        headers,
+        event.payload
+    ];
+    insert.execute(row).map(drop).map_err(failed(INSERTING))
+}
 
 /// Returns the value of a fact, if it has one.
 pub(super) fn fact(connection: &Connection, name: &str) -> Result<Option<String>, Error> {

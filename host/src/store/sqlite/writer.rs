@@ -262,13 +262,20 @@ impl Writer {
             return Err(error);
         }
         fault::at(FaultPoint::Begun);
-        let mut next = first;
+        let (mut next, mut queued_bytes) = (first, 0);
         while let Some(request) = next {
-            self.handle(batch, request)?;
+            queued_bytes += request.bytes();
+            if let Err(error) = self.handle(batch, request) {
+                self.room.free(queued_bytes);
+                return Err(error);
+            }
             fault::at(FaultPoint::RequestDone);
             let full = batch.answers.len() >= self.options.batch_max || batch.bytes >= self.options.batch_bytes_max;
             next = if full { None } else { requests.try_recv().ok() };
         }
+        // All at once, because senders and this thread would take the counter from each other for every request.
+        self.room.free(queued_bytes);
+        self.insert_events(batch)?;
         self.ledgers.write(&self.connection)?;
         fault::at(FaultPoint::LedgersWritten);
         self.write_tallies(batch)?;
@@ -301,7 +308,6 @@ impl Writer {
 
     /// Handles one request. An error means that the database failed; a refusal is an answer.
     fn handle(&mut self, batch: &mut WriteBatch, request: WriteRequest) -> Result<(), Error> {
-        self.room.free(request.bytes());
         let (answer, fatal) = match request {
             WriteRequest::Append { append, fingerprint, ack, .. } => {
                 let chain = append.chain.clone();
