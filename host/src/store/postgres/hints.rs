@@ -2,7 +2,7 @@
 //!
 //! The head row counts the transactions of all writers. A transaction uses its hints only if the count, read under the lock of
 //! the head row, is the one after this writer's own last commit: then nobody has changed anything since. Otherwise the hints are
-//! dropped, and what the transaction needs is read again under the lock.
+//! dropped, and what the transaction needs is read under the lock. The numbers of types are kept, because they never change.
 
 use super::connection::{Change, int, uint, value};
 use crate::model::{Position, QuickMap, StreamId};
@@ -80,12 +80,17 @@ impl Hints {
         }
     }
 
-    /// Forgets everything, because the database may have changed.
+    /// Forgets everything, because a transaction was rolled back.
     pub(super) fn forget(&mut self) {
-        self.heads.clear();
-        self.forget_progress();
+        self.forget_rows();
         self.aggregate_types.clear();
         self.event_types.clear();
+    }
+
+    /// Forgets everything that others may have changed. The number of a type is never changed.
+    pub(super) fn forget_rows(&mut self) {
+        self.heads.clear();
+        self.forget_progress();
         self.end_transaction();
     }
 

@@ -89,6 +89,9 @@ pub(super) struct Writer {
     pub(super) hints: Hints,
     /// The head after this writer's last commit. The hints are right as long as the database has the same number of commits.
     known: Head,
+    /// Whether others had written before the last transaction. Then the next one expects that again, and reads all that it needs with
+    /// the lock, in one round trip.
+    expects_others: bool,
     /// The head in this transaction.
     pub(super) head: Head,
     pub(super) pending: Pending,
@@ -134,6 +137,7 @@ impl Writer {
             hosts: 1,
             hints: Hints::new(options.heads_max),
             known,
+            expects_others: false,
             head: known,
             pending: Pending::default(),
             rows: QuickMap::default(),
@@ -348,25 +352,26 @@ impl Writer {
         taken
     }
 
-    /// Begins a transaction: reads what the hints lack, then locks the head row, which is what all writers do last before they
-    /// assign numbers.
+    /// Begins a transaction: locks the head row, which all writers do before they assign numbers, and reads what the hints lack.
+    /// What is read after the lock is current until the commit.
     fn begin(&mut self, requests: &[WriteRequest]) -> Result<(), Error> {
         fault::at(FaultPoint::BeforeBegin);
         self.hints.end_transaction();
         let Some(connection) = &self.connection else {
             return Err(Error::Failed(self.meters.trouble.held().clone().unwrap_or_default()));
         };
+        if self.expects_others {
+            self.hints.forget_rows();
+        }
         let lacking = self.hints.lacking(requests);
         let doing = "locking the head of the store";
-        let mut reads = vec![Change { doing, sql: "SELECT commits FROM head WHERE number = 1", values: Vec::new() }];
+        let mut reads = vec![Change { doing, sql: LOCK_HEAD, values: vec![value(self.host)] }];
         reads.extend(lacking.reads());
-        reads.push(Change { doing, sql: LOCK_HEAD, values: vec![value(self.host)] });
-        let mut found = connection.begin_and_query(&reads)?;
-        let locked = found.pop().unwrap_or_default();
-        let (Some(row), Some(before)) = (locked.first(), found[0].first()) else {
+        let mut found = connection.begin_and_query(&reads)?.into_iter();
+        let locked = found.next().unwrap_or_default();
+        let Some(row) = locked.first() else {
             return Err(Error::Failed(format!("the store {} has no head", self.network.address)));
         };
-        let commits_before = uint(before, 0);
         if !row.get::<_, bool>(13) {
             return Err(membership::lost(connection));
         }
@@ -377,13 +382,17 @@ impl Writer {
             self.membership = Some(membership);
         }
         self.head = Head::read(row);
-        if self.head.commits == self.known.commits && self.head.commits == commits_before {
-            return self.hints.learn(lacking, found.into_iter().skip(1));
+        let have_others_written = self.head.commits != self.known.commits;
+        let has_read_all = std::mem::replace(&mut self.expects_others, have_others_written);
+        if have_others_written {
+            self.continue_ids(row);
+            self.age.follow(uint(row, 11));
         }
-        // Somebody else has written since: only what is read under the lock counts. The rows of steps are of this host alone.
-        self.hints.forget();
-        self.continue_ids(&locked[0]);
-        self.age.follow(uint(&locked[0], 11));
+        if has_read_all || !have_others_written {
+            return self.hints.learn(lacking, found);
+        }
+        // Only what is read under the lock counts. The rows of steps are of this host alone.
+        self.hints.forget_rows();
         let lacking = self.hints.lacking(requests);
         let reads = lacking.reads();
         let mut found = Vec::new();
