@@ -2,6 +2,10 @@
 //!
 //! The server is one of its own on this machine, with its usual settings for durability. It shares the cores with the host.
 
+#[path = "support/numbering.rs"]
+mod numbering;
+
+use numbering::{Numbering, rows_per_second};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
@@ -11,7 +15,7 @@ use wasmill::store::postgres::PostgresStore;
 use wasmill::store::{Events as _, Options};
 use wasmill_tests::command_path::{CommandPath, Load, PAYLOAD, Pace};
 use wasmill_tests::postgres::{Postgres, address};
-use wasmill_tests::report::{Budget, Report, middle, rounds};
+use wasmill_tests::report::{self, Budget, Report, middle, rounds};
 use wasmill_tests::store_conformance::requests::{order, reader, record};
 
 /// Number of commands in one measurement.
@@ -26,16 +30,29 @@ const HOT_COMMANDS: u64 = 6_000;
 const HOT_IN_FLIGHT: usize = 64;
 /// Number of events that are followed from one host to another.
 const FOLLOWED: usize = 500;
+/// Number of rows that are numbered in one measurement.
+const NUMBERED: u64 = 60_000;
 /// Number of events that a large store has.
 const LARGE: u64 = 1_000_000;
 /// Number of rows in one statement of raw inserts, which is a transaction.
 const ROWS: u64 = 1_000;
 
+/// A benchmark and its name.
+type Benchmark = (&'static str, fn(&mut Report, &Postgres));
+
+const ALL: [Benchmark; 5] =
+    [("raw", raw), ("hosts", hosts), ("follow", follow), ("growth", growth), ("numbering", numbering)];
+
 fn main() {
     let Some(server) = Postgres::own(&["fsync = on", "max_wal_size = '4GB'", "shared_buffers = '256MB'"]) else {
         return;
     };
-    let mut report = Report::default();
+    let server = &server;
+    report::run(ALL.map(|(name, measure)| (name, move |report: &mut Report| measure(report, server))));
+}
+
+/// Measures one host against raw inserts.
+fn raw(report: &mut Report, server: &Postgres) {
     let usual = Load::new(COMMANDS, AGGREGATES);
     let [raw, wasm] = rounds(
         ROUNDS,
@@ -45,10 +62,15 @@ fn main() {
     );
     let (rate, baseline) = middle(&wasm, &raw);
     report.judge("postgres/raw", rate, "1/s", baseline, Budget::AtLeast(0.5));
-    hosts(&mut report, &server);
-    follow(&mut report, &server);
-    growth(&mut report, &server);
-    report.write();
+}
+
+/// Measures the store's way of numbering against the other one that lets no reader skip anything.
+fn numbering(report: &mut Report, server: &Postgres) {
+    let rate = |numbering| rows_per_second(&server.database(), numbering, NUMBERED);
+    let [head_row, transaction_ids] =
+        rounds(ROUNDS, [&mut || rate(Numbering::HeadRow), &mut || rate(Numbering::TransactionIds)]);
+    let (rate, baseline) = middle(&head_row, &transaction_ids);
+    report.ratio("postgres/numbering", rate, "1/s", baseline);
 }
 
 /// Measures three hosts on one store against one: with aggregates of their own, and all on one aggregate.

@@ -24,8 +24,8 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    /// Makes the topic. The host is not started yet.
-    pub(crate) fn new(kafka: &Kafka, name: &str) -> Self {
+    /// Makes the topic. The host is not started yet. The manifest gets these lines too.
+    pub(crate) fn new(kafka: &Kafka, name: &str, more: &str) -> Self {
         let topic = kafka.topic(name, PARTITIONS);
         let manifest = wasmill_tests::built::grocery().join("wasmill.toml");
         let manifest = fs::read_to_string(manifest).expect("read the example's manifest");
@@ -35,7 +35,7 @@ impl Flow {
             .replace("\"embedded\"", &format!("\"{}\"", kafka.brokers()))
             .replace("topic = \"baskets\"", &format!("topic = \"{topic}\""))
             .replace("[kafka.topics.baskets]", &format!("[kafka.topics.{topic}]"));
-        Self { setting: Setting::new(&manifest), topic }
+        Self { setting: Setting::new(&(manifest + more)), topic }
     }
 
     pub(crate) fn start(&self) -> TestHost {

@@ -24,7 +24,7 @@ pub(crate) fn measure(kafka: &Kafka, report: &mut Report) {
     let baskets = Baskets::read();
     let records: Vec<Record> = baskets.records(BASKETS).collect();
     let expected = baskets.expected(BASKETS);
-    let flow = Flow::new(kafka, "latency");
+    let flow = Flow::new(kafka, "latency", "");
     let host = flow.start();
     host.drained();
     let notifications = Notifications::new(kafka);

@@ -19,13 +19,14 @@ use wasmill_tests::report::{self, Report};
 /// A benchmark and its name.
 type Benchmark = (&'static str, fn(&Kafka, &mut Report));
 
-const ALL: [Benchmark; 6] = [
+const ALL: [Benchmark; 7] = [
     ("aggregate", aggregate::measure),
     ("sink", sink::measure),
     ("subscriber", deliveries::subscriber),
     ("transform", deliveries::transform),
     ("latency", latency::measure),
     ("grocery", grocery::measure),
+    ("postgres", grocery::measure_postgres),
 ];
 
 fn main() {
