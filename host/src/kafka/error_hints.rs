@@ -42,11 +42,7 @@ const CONNECTION: &[(&str, &str)] = &[
         "certificate required",
         "give this client a certificate with ssl.certificate.location and ssl.key.location in [kafka.properties]",
     ),
-    (
-        "might require sasl authentication",
-        "if the broker's port wants a login, set security.protocol = \"sasl_plaintext\" or \"sasl_ssl\", sasl.mechanism, \
-         sasl.username and sasl.password in [kafka.properties]",
-    ),
+    ("might require sasl authentication", LOGIN),
     ("mechanism handshake failed", NO_MECHANISM),
     ("unsupported sasl mechanism", NO_MECHANISM),
     ("connection closed by peer", HANDSHAKE),
@@ -55,6 +51,9 @@ const CONNECTION: &[(&str, &str)] = &[
     ("in state apiversion_query", HANDSHAKE),
     ("in state ssl_handshake", HANDSHAKE),
     ("in state auth_legacy", HANDSHAKE),
+    // A port that wants a login closes the connection at the first request after the handshake, and the next one may be under way.
+    ("/bootstrap: send failed", LOGIN),
+    ("/bootstrap: receive failed", LOGIN),
     ("token of [kafka.oauth]", ""),
     ("oauthbearer", "check that [kafka.oauth] gives a token that the broker accepts, and that it has not expired"),
     (
@@ -72,6 +71,8 @@ const CONNECTION: &[(&str, &str)] = &[
 
 const NO_MECHANISM: &str = "the broker has no such mechanism on this port: set sasl.mechanism in [kafka.properties] to \
                             one that it has, without [kafka.oauth] unless it is OAUTHBEARER";
+const LOGIN: &str = "if the broker's port wants a login, set security.protocol = \"sasl_plaintext\" or \"sasl_ssl\", sasl.mechanism, \
+                     sasl.username and sasl.password in [kafka.properties]";
 const HANDSHAKE: &str = "the broker closed the connection: check that security.protocol in [kafka.properties] is what its port speaks \
      (plaintext, ssl, sasl_plaintext or sasl_ssl), and that it is not older than 0.10";
 
@@ -198,6 +199,8 @@ mod tests {
                 assert!(said.contains("check that security.protocol in [kafka.properties]"), "{said}");
             }
         }
+        let first = connection("k:9/bootstrap: Send failed: Broken pipe (after 3ms in state UP)");
+        assert!(first.contains("if the broker's port wants a login, set security.protocol"), "{first}");
         let later = "k:9/1: Send failed: Broken pipe (after 9000ms in state UP)";
         assert_eq!(connection(later), "k:9/1: Send failed: Broken pipe");
     }
