@@ -102,6 +102,7 @@ macro_rules! store_conformance {
                 an_origin_settles_the_gap_before_it,
                 settling_out_of_order_leaves_the_ranges_ahead,
                 a_ledger_starts_where_it_is_told_and_never_goes_back,
+                a_ledger_is_begun_once,
                 a_ledger_that_is_reset_settles_again_from_there,
                 a_refused_append_settles_nothing,
                 a_malformed_command_is_settled_and_dead_lettered_once,

@@ -54,7 +54,6 @@ partitions = 2
 topic = "baskets"
 aggregate = "order"
 command = "CreateOrder"
-
 "#;
 
 /// The plan of a run.
@@ -91,7 +90,7 @@ struct Counted {
 pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     tell(&format!("seed {}", plan.seed));
     let kafka = Kafka::own();
-    let setting = setting(kafka.as_ref(), "");
+    let setting = setting(kafka.as_ref(), "", "");
     let disk = Disk::new(&setting.path("data"));
     tell(&format!("a full disk is {}", disk.describe()));
     let host = setting.start_in(vec![(OFFSET_FILE, setting.path(CLOCK))]);
@@ -129,12 +128,13 @@ pub fn torture(plan: Plan, tell: impl Fn(&str)) -> Account {
     Account { kills: plan.kills, elapsed: began.elapsed(), served_max, counted }
 }
 
-/// Makes a folder with the grocery example and the plugin `cart`, whose plugins can be swapped, and with more sections of the manifest.
-fn setting(kafka: Option<&Kafka>, more: &str) -> Setting {
+/// Makes a folder with the grocery example and the plugin `cart`, whose plugins can be swapped, and with more keys of the source and more
+/// sections of the manifest.
+fn setting(kafka: Option<&Kafka>, source: &str, more: &str) -> Setting {
     let plugins: String =
         PLUGINS.iter().map(|plugin| format!("[plugins.{plugin}]\nfile = \"{}\"\n", faults::file(plugin))).collect();
     let brokers = kafka.map_or_else(|| "embedded".to_owned(), |kafka| kafka.brokers().to_owned());
-    let setting = Setting::new(&format!("{MANIFEST}{plugins}{more}").replace("BROKERS", &brokers));
+    let setting = Setting::new(&format!("{MANIFEST}{source}\n{plugins}{more}").replace("BROKERS", &brokers));
     faults::place_plugins(&setting);
     setting
 }

@@ -170,8 +170,8 @@ impl Plan {
     }
 
     /// Returns the plan without the parts of other names.
-    pub(super) fn only(mut self, is_wanted: impl Fn(&PartName) -> bool) -> Self {
-        self.0.retain(|name, _| is_wanted(name));
+    pub(super) fn only(mut self, is_wanted: impl Fn(&PartName, &Recipe) -> bool) -> Self {
+        self.0.retain(|name, recipe| is_wanted(name, recipe));
         self
     }
 

@@ -9,7 +9,7 @@
 use super::change::STOP_MAX;
 use super::fitting::has_subscription;
 use super::parts::Error;
-use super::plan::{Kind, PartName, Plan};
+use super::plan::{Kind, PartName, Plan, Recipe};
 use super::{Host, Parts};
 use crate::ack;
 use crate::backoff::Pauses;
@@ -140,8 +140,9 @@ impl Shared {
     /// Returns a plan without the parts that run on other hosts, as far as this host knows.
     pub(super) fn expected(&self, plan: Plan) -> Plan {
         let seen = &self.seen.held().hosts;
-        plan.only(|name| {
-            lease(name).and_then(|part| seen.leases.get(&part)).is_none_or(|lease| lease.host == seen.this)
+        plan.only(|name, recipe| match place(name, recipe) {
+            Place::OneHost(part) => seen.leases.get(&part).is_none_or(|lease| lease.host == seen.this),
+            place => is_own(seen, &place),
         })
     }
 
@@ -159,10 +160,18 @@ impl Shared {
         (parts.collect(), differs)
     }
 
+    /// Returns the parts of a plan that other hosts run too, each with a share of the work.
+    fn divided(&self, plan: &Plan) -> Vec<String> {
+        let seen = &self.seen.held().hosts;
+        let has_others = seen.entries.iter().any(|entry| entry.is_there && entry.id != seen.this);
+        let divided = plan.parts().filter(|(name, recipe)| matches!(place(name, recipe), Place::AgreeingHosts));
+        divided.filter(|_| has_others).map(|(name, _)| name.to_string()).collect()
+    }
+
     /// Returns where a part runs, if that is another host.
     fn elsewhere(&self, name: &PartName) -> Option<String> {
         let seen = &self.seen.held().hosts;
-        let host = seen.leases.get(&lease(name)?)?.host;
+        let host = seen.leases.get(&lease_of(name)?)?.host;
         let entry = seen.entries.iter().find(|entry| entry.id == host && host != seen.this)?;
         let place = entry.url.as_ref().map_or(String::new(), |url| format!(" at {url}"));
         Some(format!("{name} runs on another host, {}{place}: ask that one", entry.name))
@@ -216,10 +225,12 @@ impl Host {
         self.core.shared.elsewhere(name).or_else(|| {
             let error = parts.missing.get(&name.to_string());
             let (nowhere, differs) = self.core.shared.nowhere(&parts.applied.plan);
+            let is_divided = parts.applied.plan.parts().any(|(other, recipe)| other == name && lease(name, recipe).is_none());
+            let runs = if is_divided { "does not run here" } else { "runs on no host" };
             Some(match error {
                 Some(error) => format!("{name} could not be started, which is tried again: {error}"),
-                None if lease(name).is_some_and(|part| nowhere.contains(&part)) => format!(
-                    "{name} runs on no host, because this one differs from the longest running host of the store in {}: give both the \
+                None if is_divided && !differs.is_empty() || lease_of(name).is_some_and(|part| nowhere.contains(&part)) => format!(
+                    "{name} {runs}, because this one differs from the longest running host of the store in {}: give both the \
                      same manifest and plugins",
                     differs.join(", ")
                 ),
@@ -276,7 +287,9 @@ impl Host {
     pub(super) fn parts_elsewhere(&self) -> Vec<String> {
         let (nowhere, _) = self.core.shared.nowhere(&self.parts().applied.plan);
         let nowhere = nowhere.into_iter().map(|part| format!("{part}, which runs on no host"));
-        self.core.shared.all_elsewhere().into_iter().chain(nowhere).collect()
+        let divided = self.core.shared.divided(&self.parts().applied.plan);
+        let divided = divided.into_iter().map(|part| format!("{part}, of which other hosts may read partitions"));
+        self.core.shared.all_elsewhere().into_iter().chain(nowhere).chain(divided).collect()
     }
 
     /// Hands over the parts that other hosts should run, and starts those that this one should run. This blocks.
@@ -319,7 +332,7 @@ impl Host {
     fn is_divided(&self, hosts: &Hosts, parts: &Parts, due: &Shares) -> bool {
         let are_running = own(hosts, &parts.applied.plan).parts().all(|(name, _)| parts.running().has(name));
         // A person may have changed the leases by hand.
-        let have_leases = parts.running().parts().all(|(name, _)| may_run(hosts, name));
+        let have_leases = parts.running().parts().all(|(name, recipe)| is_own(hosts, &place(name, recipe)));
         due.take.is_empty()
             && due.hand_over.is_empty()
             && due.give_up.is_empty()
@@ -332,7 +345,7 @@ impl Host {
         let (shared, applied) = (&self.core.shared, next.applied.clone());
         let Shares { hand_over, give_up, .. } = due;
         let leaves = |part: String| hand_over.contains(&part) || give_up.contains(&part);
-        let kept = own(hosts, next.running()).only(|name| !lease(name).is_some_and(leaves));
+        let kept = own(hosts, next.running()).only(|name, recipe| !lease(name, recipe).is_some_and(leaves));
         let stopped: Vec<String> = next.running().without(&kept).map(|(name, _)| name.to_string()).collect();
         if !stopped.is_empty() {
             tracing::info!("other hosts run from here on: {}", stopped.join(", "));
@@ -342,7 +355,7 @@ impl Host {
         shared.change_leases(SharingChange::HandOver, hand_over)?;
         shared.change_leases(SharingChange::GiveUp, give_up)?;
         // What runs may be made from a secret that has changed since. That is for a reload.
-        let granted = shared.granted(&applied.plan)?.only(|name| !next.running().has(name));
+        let granted = shared.granted(&applied.plan)?.only(|name, _| !next.running().has(name));
         let started: Vec<String> = granted.parts().map(|(name, _)| name.to_string()).collect();
         if !started.is_empty() {
             tracing::info!("this host runs from here on: {}", started.join(", "));
@@ -448,23 +461,56 @@ fn differing(hosts: &Hosts, entry: &HostEntry) -> Vec<String> {
     keys.into_iter().filter(|key| first.get(*key) != settings.get(*key)).cloned().collect()
 }
 
-/// Returns the parts of a plan that run on this host: those of which it has the lease, and those that need none.
-fn own(hosts: &Hosts, plan: &Plan) -> Plan {
-    plan.clone().only(|name| may_run(hosts, name))
+/// Where a part runs.
+enum Place {
+    EveryHost,
+    /// Every host that agrees with the longest running one.
+    AgreeingHosts,
+    /// The host that has this lease.
+    OneHost(String),
 }
 
-/// Whether this host has the lease that a part needs, if it needs one.
-fn may_run(hosts: &Hosts, name: &PartName) -> bool {
-    lease(name).is_none_or(|part| hosts.has_lease(&part))
+/// Returns where a part runs.
+fn place(name: &PartName, recipe: &Recipe) -> Place {
+    match (lease_of(name), recipe) {
+        (Some(_), Recipe::Source(source)) if source.settings.is_divided() => Place::AgreeingHosts,
+        (Some(part), _) => Place::OneHost(part),
+        (None, _) => Place::EveryHost,
+    }
+}
+
+/// Whether a part that runs there runs on this host.
+fn is_own(hosts: &Hosts, place: &Place) -> bool {
+    match place {
+        Place::EveryHost => true,
+        // A host that has not told its settings yet may differ.
+        Place::AgreeingHosts => {
+            hosts.own_entry().is_some_and(|this| this.settings.is_some() && differing(hosts, this).is_empty())
+        }
+        Place::OneHost(part) => hosts.has_lease(part),
+    }
+}
+
+/// Returns the parts of a plan that run on this host.
+fn own(hosts: &Hosts, plan: &Plan) -> Plan {
+    plan.clone().only(|name, recipe| is_own(hosts, &place(name, recipe)))
 }
 
 /// Returns the leases that a plan needs.
 fn leases(plan: &Plan) -> BTreeSet<String> {
-    plan.parts().filter_map(|(name, _)| lease(name)).collect()
+    plan.parts().filter_map(|(name, recipe)| lease(name, recipe)).collect()
 }
 
-/// Returns the name of the lease that a part needs, or `None` if it runs on every host.
-fn lease(name: &PartName) -> Option<String> {
+/// Returns the name of the lease that a part needs, if it runs on one host.
+fn lease(name: &PartName, recipe: &Recipe) -> Option<String> {
+    match place(name, recipe) {
+        Place::OneHost(part) => Some(part),
+        Place::EveryHost | Place::AgreeingHosts => None,
+    }
+}
+
+/// Returns the name of the lease of a part of this name, if it is of a kind that has one.
+fn lease_of(name: &PartName) -> Option<String> {
     match name.kind {
         Kind::Aggregate | Kind::Projection | Kind::Topics => None,
         Kind::Subscription | Kind::Sink | Kind::Source | Kind::Schedules => Some(name.to_string()),
@@ -514,147 +560,4 @@ fn lock(data: &Path) -> Result<File, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::Lease;
-
-    /// Hosts that act one after the other, in any order, on what is in the store.
-    struct Model {
-        hosts: Hosts,
-        parts: BTreeSet<String>,
-        /// The number of times that a part moved from a host that was there.
-        moves: usize,
-    }
-
-    impl Model {
-        fn new(parts: usize) -> Self {
-            let parts = (0..parts).map(|part| format!("part {part}")).collect();
-            Self { hosts: Hosts::default(), parts, moves: 0 }
-        }
-
-        fn join(&mut self, version: &str) -> u64 {
-            let id = self.hosts.entries.last().map_or(1, |last| last.id + 1);
-            let settings = Some(BTreeMap::from([("key".to_owned(), version.to_owned())]));
-            self.hosts.entries.push(HostEntry { id, is_there: true, settings, ..HostEntry::default() });
-            id
-        }
-
-        fn leave(&mut self, id: u64) {
-            self.hosts.entries.retain(|entry| entry.id != id);
-            self.hosts.leases.retain(|_, lease| lease.host != id);
-        }
-
-        /// Lets a host act. Returns whether it did anything.
-        fn act(&mut self, id: u64) -> bool {
-            self.hosts.this = id;
-            let shares = shares(&self.hosts, &self.parts);
-            let did = shares != Shares::default();
-            let leases = &mut self.hosts.leases;
-            for part in shares.take {
-                assert!(leases.insert(part, Lease { host: id, wanted_by: None }).is_none(), "nobody had it");
-            }
-            for part in shares.want {
-                leases.get_mut(&part).expect("somebody has it").wanted_by = Some(id);
-            }
-            for part in shares.hand_over {
-                let lease = leases.get_mut(&part).expect("it has it");
-                *lease = Lease { host: lease.wanted_by.expect("it is wanted"), wanted_by: None };
-                self.moves += 1;
-            }
-            shares.give_up.iter().for_each(|part| _ = leases.remove(part));
-            did
-        }
-
-        /// Lets hosts act in any order until none of them has anything to do.
-        fn rest(&mut self, rng: &mut fastrand::Rng) {
-            let mut ids: Vec<u64> = self.hosts.entries.iter().map(|entry| entry.id).collect();
-            for _ in 0..200 {
-                rng.shuffle(&mut ids);
-                if ids.iter().filter(|id| self.act(**id)).count() == 0 {
-                    return;
-                }
-            }
-            panic!("it never rests: {:?}", self.hosts);
-        }
-
-        fn counts(&self) -> Vec<usize> {
-            self.hosts.entries.iter().map(|entry| held(&self.hosts, entry.id).count()).collect()
-        }
-    }
-
-    #[test]
-    fn parts_are_divided_evenly_and_no_more_of_them_move_than_needed() {
-        let seed = fastrand::u64(..);
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
-        for _ in 0..200 {
-            let (parts, hosts) = (rng.usize(0..12), rng.usize(1..6));
-            let mut model = Model::new(parts);
-            for _ in 0..hosts {
-                let (before, moves) = (model.counts(), model.moves);
-                model.join("1");
-                model.rest(&mut rng);
-                let counts = model.counts();
-                assert_eq!(counts.iter().sum::<usize>(), parts, "each part runs on one host");
-                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
-                let gained = if before.is_empty() { 0 } else { *counts.last().unwrap() };
-                assert_eq!(model.moves - moves, gained, "only what the new host runs has moved");
-            }
-            // One that is gone leaves its parts to the others, and nothing else moves.
-            let gone = model.hosts.entries[rng.usize(0..hosts)].id;
-            let moves = model.moves;
-            model.leave(gone);
-            if hosts > 1 {
-                model.rest(&mut rng);
-                let counts = model.counts();
-                assert_eq!(counts.iter().sum::<usize>(), parts);
-                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{counts:?}");
-                assert_eq!(model.moves, moves);
-            }
-        }
-    }
-
-    #[test]
-    fn hosts_that_differ_from_the_longest_running_one_give_everything_to_those_that_do_not() {
-        let mut rng = fastrand::Rng::new();
-        let mut model = Model::new(5);
-        let (first, second) = (model.join("1"), model.join("1"));
-        model.rest(&mut rng);
-        assert_eq!(model.counts(), [3, 2]);
-        let third = model.join("2");
-        model.rest(&mut rng);
-        assert_eq!(model.counts(), [3, 2, 0]);
-        let entry = model.hosts.entries.last().expect("it is there");
-        assert_eq!(differing(&model.hosts, entry), ["key"]);
-        // The first one is changed, so the second one differs now.
-        model.hosts.entries[0].settings = model.hosts.entries[2].settings.clone();
-        model.rest(&mut rng);
-        assert_eq!(model.counts(), [3, 0, 2]);
-        model.leave(first);
-        model.rest(&mut rng);
-        assert_eq!(model.counts(), [5, 0], "the second one is the longest running one now");
-        model.leave(second);
-        model.rest(&mut rng);
-        assert_eq!((model.counts(), third), (vec![5], 3));
-    }
-
-    /// It has not said yet that it can run anything.
-    #[test]
-    fn nothing_is_handed_over_to_a_host_that_has_not_asked_for_it() {
-        let mut model = Model::new(4);
-        let first = model.join("1");
-        assert!(model.act(first));
-        let second = model.join("1");
-        model.hosts.entries[1].settings = None;
-        assert!(!model.act(first) && !model.act(second));
-        model.hosts.entries[1].settings = model.hosts.entries[0].settings.clone();
-        assert!(!model.act(first), "it has not asked");
-        assert!(model.act(second) && model.act(first));
-        assert_eq!(model.counts(), [2, 2]);
-        // A part that no manifest has any more is given up.
-        model.parts.remove("part 0");
-        let owner = model.hosts.leases["part 0"].host;
-        assert!(model.act(owner));
-        assert!(!model.hosts.leases.contains_key("part 0"));
-    }
-}
+mod tests;

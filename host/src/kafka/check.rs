@@ -90,10 +90,10 @@ fn source_clients(name: &str, source: &Source, connection: &Connection) -> Resul
     let group = source.group_of(name);
     match &source.target {
         Target::Deliveries(deliveries) if deliveries.transaction == Transaction::Kafka => {
-            consumer(connection.member(name, &group, "check", &[])?)?;
+            consumer(connection.member(name, &group, Some("check"), &[])?)?;
             producer(super::transform::producer_config(name, connection, "check"))
         }
-        _ if source.membership == Membership::Group => consumer(connection.member(name, &group, "check", &[])?),
+        _ if source.membership == Membership::Group => consumer(connection.member(name, &group, Some("check"), &[])?),
         _ => consumer(connection.consumer(name, &group)),
     }
 }

@@ -14,6 +14,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a member of a group may be silent before it counts as gone, by default: librdkafka's own default, which leaves a host the time
+/// to restart.
+const SESSION: Duration = Duration::from_secs(45);
+
+/// The same for a host that shares its store with others, which take its partitions over. It is the length of a lease.
+const SHARED_SESSION: Duration = Duration::from_secs(10);
+
 /// Properties that the host must set itself, because its guarantees depend on them, each with the remedy.
 const RESERVED: &[(&str, &str)] = &[
     ("bootstrap.servers", "is set from [kafka] brokers: write the addresses there"),
@@ -188,12 +195,13 @@ impl Connection {
     }
 
     /// Returns the configuration of a consumer that is a member of a group. `instance` is its static id, which stays
-    /// the same as long as its store exists. Patterns do not match the topics in `written`.
+    /// the same as long as its store exists. A member without one is one of several hosts of a store. Patterns do not match the topics in
+    /// `written`.
     pub(super) fn member(
         &self,
         source: &str,
         group: &str,
-        instance: &str,
+        instance: Option<&str>,
         written: &[String],
     ) -> Result<ClientConfig, Error> {
         const STRATEGY: &str = "partition.assignment.strategy";
@@ -218,15 +226,30 @@ impl Connection {
                 ),
             });
         }
-        // A static member that is killed gets its partitions back as soon as it is restarted.
-        self.set_defaults(&mut config, &[(STRATEGY, COOPERATIVE), ("group.instance.id", instance)]);
+        self.set_defaults(&mut config, &[(STRATEGY, COOPERATIVE)]);
+        match instance {
+            // A static member that is killed gets its partitions back as soon as it is restarted.
+            Some(instance) => self.set_defaults(&mut config, &[("group.instance.id", instance)]),
+            None => {
+                if self.properties.contains_key("group.instance.id") {
+                    return Err(Error::Property {
+                        section: format!("sources.{source}.properties"),
+                        property: "group.instance.id".into(),
+                        cause: "is the id of one member, and this manifest is for all hosts that share the store: leave it out".into(),
+                    });
+                }
+                let session = SHARED_SESSION.as_millis().to_string();
+                self.set_defaults(&mut config, &[("session.timeout.ms", &session)]);
+            }
+        }
         Ok(config)
     }
 
     /// Returns how long a member of a group may be silent before it counts as gone.
-    pub(super) fn session_timeout(&self) -> Duration {
+    pub(super) fn session_timeout(&self, is_shared: bool) -> Duration {
         let configured = self.properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
-        Duration::from_millis(configured.unwrap_or(45_000))
+        let by_default = if is_shared { SHARED_SESSION } else { SESSION };
+        configured.map_or(by_default, Duration::from_millis)
     }
 
     /// Returns the configuration of an idempotent sink's producer.

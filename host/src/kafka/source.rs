@@ -136,7 +136,8 @@ impl Source {
         store: Arc<dyn EventStore>,
         targets: Targets,
     ) -> Result<Self, Error> {
-        let give_back_max = config.give_back_max.min(connection.session_timeout() / 2);
+        let session = connection.session_timeout(store.sharing().is_some());
+        let give_back_max = config.give_back_max.min(session / 2);
         let config = Arc::new(Config { give_back_max, ..config });
         let health = Health::default();
         let view = Arc::new(SourceView::new(health.clone()));
@@ -295,7 +296,9 @@ fn client(config: &Config, connection: &Connection, store: &dyn EventStore) -> R
         manifest::Membership::Assigned => Ok(connection.consumer(&config.name, &config.group)),
         manifest::Membership::Group => {
             let instance = format!("wasmill-{}-{}", config.name, store.identity());
-            connection.member(&config.name, &config.group, &instance, config.topics.excluded())
+            // If hosts share the store, no instance is its only one, and the others should not wait for one that stops.
+            let instance = store.sharing().is_none().then_some(&*instance);
+            connection.member(&config.name, &config.group, instance, config.topics.excluded())
         }
     }
 }

@@ -48,6 +48,12 @@ impl Source {
         matches!(&self.target, Target::Deliveries(deliveries) if deliveries.transaction == Transaction::Kafka)
     }
 
+    /// Whether hosts that share a store divide its partitions among them. A consumer group does that, and what is left of a record in
+    /// the memory of a host is worth nothing to the others: its command. Records for a subscriber wait for each other there.
+    pub fn is_divided(&self) -> bool {
+        self.membership == Membership::Group && matches!(self.target, Target::Commands(_))
+    }
+
     /// Returns the consumer group of the source with this name.
     pub fn group_of(&self, name: &str) -> String {
         self.group.clone().unwrap_or_else(|| format!("wasmill-{name}"))

@@ -164,12 +164,20 @@ impl<S: Fronted> Progress for S {
         self.front().send(WriteRequest::StartLedger { ledger: ledger.into(), next, ack });
     }
 
+    fn begin_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
+        self.front().administer(AdminRequest::BeginLedger(ledger.into(), next), ack);
+    }
+
     fn reset_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>) {
         self.front().administer(AdminRequest::ResetLedger(ledger.into(), next), ack);
     }
 
     fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>) {
         self.front().administer(AdminRequest::SetFact(name.to_owned(), value), ack);
+    }
+
+    fn keep_first_fact(&self, name: &str, value: String, ack: Ack<Result<(), Error>>) {
+        self.front().administer(AdminRequest::KeepFirstFact(name.to_owned(), value), ack);
     }
 
     fn carry_over(&self, moves: &[(Part, String)], ack: Ack<Result<(), Error>>) {

@@ -22,12 +22,18 @@ pub trait Progress: Send + Sync + 'static {
     /// past `next`.
     fn start_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>);
 
+    /// Begins a ledger: everything below `next` counts as settled. Does nothing if there is one of this name, which another host may use.
+    fn begin_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>);
+
     /// Sets where a ledger resumes: everything below `next` counts as settled, and nothing else. Items that are settled
     /// a second time take effect again. So only a person may request this, while nobody uses the ledger.
     fn reset_ledger(&self, ledger: &str, next: u64, ack: Ack<Result<(), Error>>);
 
     /// Keeps or removes a text under a name, in its own transaction. See [`ProgressReader::fact`].
     fn set_fact(&self, name: &str, value: Option<String>, ack: Ack<Result<(), Error>>);
+
+    /// Keeps a text under a name that has none. Does nothing if it has one, which another host may have kept.
+    fn keep_first_fact(&self, name: &str, value: String, ack: Ack<Result<(), Error>>);
 
     /// Moves the places of parts to other names, all or none of them: checkpoints, ledgers, the outbox, positions, dead letters and
     /// facts. Fails if the other name of one already has a place. Call this before the parts start.

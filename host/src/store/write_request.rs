@@ -30,10 +30,14 @@ pub(super) enum AdminRequest {
     CarryOver(Vec<(Part, String)>),
     /// Remove the place of a part.
     Forget(Part),
+    /// Begin a ledger at a number, unless there is one.
+    BeginLedger(Arc<str>, u64),
     /// Let a ledger resume at a number.
     ResetLedger(Arc<str>, u64),
     /// Keep or remove a fact.
     SetFact(String, Option<String>),
+    /// Keep a fact, unless there is one.
+    KeepFirstFact(String, String),
     /// Cancel a timer.
     CancelTimer(u64),
     /// End an HTTP request that can't be sent.

@@ -27,6 +27,12 @@ pub fn facts_are_kept_until_they_are_forgotten<P: Place>() {
     set("subscription/notifier/paused", Some("yes"));
     set("subscription/notifier/paused", None);
     set("never/there", None);
+    let first = |name: &str, value: &str| {
+        ask(|done| store.keep_first_fact(name, value.to_owned(), done)).answer().expect("a fact is kept");
+    };
+    first("kafka/cluster", "third");
+    first("kafka/start/till", "one");
+    first("kafka/start/till", "two");
     store.close();
     let store = place.open();
     let mut reader = reader(&*store);
@@ -35,6 +41,7 @@ pub fn facts_are_kept_until_they_are_forgotten<P: Place>() {
     assert_eq!(reader.fact("subscription/warehouse/paused").expect("it is read").as_deref(), Some(""));
     let kafka = reader.facts("kafka/").expect("they are listed");
     let names: Vec<_> = kafka.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    assert_eq!(names, [("kafka/cluster", "second"), ("kafka/topic/till/baskets", "one")]);
-    assert_eq!(reader.facts("").expect("they are listed").len(), 3);
+    let expected = [("kafka/cluster", "second"), ("kafka/start/till", "one"), ("kafka/topic/till/baskets", "one")];
+    assert_eq!(names, expected);
+    assert_eq!(reader.facts("").expect("they are listed").len(), 4);
 }

@@ -91,6 +91,31 @@ pub fn a_ledger_starts_where_it_is_told_and_never_goes_back<P: Place>() {
     assert_eq!(ledger(&*store), (106, vec![]));
 }
 
+/// Checks that of those who begin a ledger at the same time the first one decides where it starts.
+pub fn a_ledger_is_begun_once<P: Place>() {
+    let place = P::new();
+    let mut store = place.open();
+    for (begin, expected) in [(5, (5, vec![])), (9, (5, vec![])), (0, (5, vec![]))] {
+        ask(|done| store.begin_ledger(LEDGER, begin, done)).answer().unwrap();
+        assert_eq!(ledger(&*store), expected, "{begin}");
+    }
+    settle(&*store, 7, 7).unwrap();
+    let both = [7, 100].map(|begin| ask(|done| store.begin_ledger(LEDGER, begin, done)));
+    both.into_iter().for_each(|asked| asked.answer().unwrap());
+    assert_eq!(ledger(&*store), (5, vec![(7, 7)]));
+    store.close();
+    store = place.open();
+    ask(|done| store.begin_ledger(LEDGER, 100, done)).answer().unwrap();
+    assert_eq!(ledger(&*store), (5, vec![(7, 7)]));
+    // One that is there with nothing settled is there too, also in the transaction that makes it.
+    let other = "kafka/till/other/0";
+    let first = ask(|done| store.start_ledger(other, 0, done));
+    let second = ask(|done| store.begin_ledger(other, 3, done));
+    first.answer().unwrap();
+    second.answer().unwrap();
+    assert_eq!(reader(&*store).ledger(other).unwrap(), Ledger::default());
+}
+
 /// Checks the reset of a person who wants records to be processed again.
 pub fn a_ledger_that_is_reset_settles_again_from_there<P: Place>() {
     let place = P::new();

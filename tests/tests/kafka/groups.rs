@@ -17,7 +17,8 @@ use wasmill_tests::waiting::until;
 
 const WAIT: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
-const ORDER: &[u8] = br#"{"basket_id":"b","household_id":"1","store_id":"2","placed_at":"2017-01-01T11:53:26Z",
+pub(super) const ORDER: &[u8] =
+    br#"{"basket_id":"b","household_id":"1","store_id":"2","placed_at":"2017-01-01T11:53:26Z",
     "items":[{"product_id":"3","quantity":1,"amount_cents":50,"discount_cents":0}]}"#;
 
 #[test]
@@ -215,7 +216,7 @@ impl Foreign {
     }
 }
 
-fn manifest(kafka: &Kafka, source: &str) -> String {
+pub(super) fn manifest(kafka: &Kafka, source: &str) -> String {
     format!(
         "{ORDERS}[kafka]\nbrokers = '{}'\n[sources.orders]\naggregate = 'order'\ncommand = 'CreateOrder'\n{source}\n",
         kafka.brokers()
@@ -230,7 +231,7 @@ fn start(kafka: &Kafka, source: &str) -> (Setting, TestHost) {
 }
 
 /// Produces orders, each with an id of its own, over the partitions in turn.
-fn order(kafka: &Kafka, topic: &str, partitions: usize, numbers: Range<usize>) {
+pub(super) fn order(kafka: &Kafka, topic: &str, partitions: usize, numbers: Range<usize>) {
     for partition in 0..partitions {
         let keys: Vec<String> = numbers.clone().skip(partition).step_by(partitions).map(|n| n.to_string()).collect();
         let records: Vec<(Option<&[u8]>, &[u8])> = keys.iter().map(|key| (Some(key.as_bytes()), ORDER)).collect();
@@ -255,11 +256,11 @@ fn handles(host: &TestHost, records: u64) {
     });
 }
 
-fn partitions(status: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn partitions(status: &Value) -> impl Iterator<Item = &Value> {
     status["sources"][0]["partitions"].as_array().expect("partitions").iter()
 }
 
-fn assigned(status: &Value) -> usize {
+pub(super) fn assigned(status: &Value) -> usize {
     partitions(status).filter(|partition| partition["assigned"] == true).count()
 }
 
@@ -270,7 +271,7 @@ fn own_are_read(status: &Value, next: u64) -> bool {
 }
 
 /// An order that is made a second time is refused.
-fn each_counts_once(host: &TestHost, orders: u64) {
+pub(super) fn each_counts_once(host: &TestHost, orders: u64) {
     let status = host.status();
     let commands = &status["commands"][0];
     assert_eq!((&commands["accepted"], &commands["rejected"]), (&orders.into(), &0.into()), "{status:#}");

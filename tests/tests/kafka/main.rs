@@ -7,5 +7,6 @@ mod identity;
 mod open_transactions;
 mod restores;
 mod security;
+mod several_hosts;
 mod sinks;
 mod transform;

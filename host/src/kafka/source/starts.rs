@@ -44,11 +44,14 @@ impl Starts {
         starts.map(Some).map_err(|error| store::Error::Failed(format!("{} can't be read: {error}", fact(source))))
     }
 
-    /// Fixes the start offsets: asks the brokers for those of all existing partitions, and keeps them.
+    /// Fixes the start offsets: asks the brokers for those of all existing partitions, and keeps them. If another host has done so
+    /// meanwhile, its offsets count.
     pub(in crate::kafka) fn fix(ask: &Ask<'_>, source: &str, store: &dyn EventStore) -> Result<Self, String> {
-        let starts = ask.starts()?;
-        let text = serde_json::to_string(&starts).expect("it has nothing that is not JSON");
-        ack::wait(|ack| store.set_fact(&fact(source), Some(text), ack)).map_err(|error| error.to_string())?;
+        let asked = ask.starts()?;
+        let text = serde_json::to_string(&asked).expect("it has nothing that is not JSON");
+        let failed = |error: store::Error| error.to_string();
+        ack::wait(|ack| store.keep_first_fact(&fact(source), text, ack)).map_err(failed)?;
+        let starts = Self::find(store, source, ask.from).map_err(failed)?.unwrap_or(asked);
         let partitions: usize = starts.0.values().map(BTreeMap::len).sum();
         tracing::info!(source, partitions, "the start offsets are fixed; later partitions start at their beginning");
         Ok(starts)

@@ -105,7 +105,7 @@ impl TransformWorker {
         guard: Guard,
     ) -> Result<Self, Error> {
         let instance = format!("wasmill-{}-{identity}", config.name);
-        let consumer_config = connection.member(&config.name, &config.group, &instance, &config.written)?;
+        let consumer_config = connection.member(&config.name, &config.group, Some(&instance), &config.written)?;
         let transactional_id = format!("wasmill-transform-{}-{identity}", config.name);
         let settings = super::producer_config(&config.name, connection, &transactional_id);
         let (client, health) = (format!("source {}", config.name), view.health.clone());

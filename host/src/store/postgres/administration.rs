@@ -21,8 +21,10 @@ impl Writer {
             AdminRequest::Restore(stream) => self.restore(&stream),
             AdminRequest::CarryOver(moves) => self.carry_over(&moves),
             AdminRequest::Forget(part) => self.forget(&part),
+            AdminRequest::BeginLedger(name, next) => self.begin_ledger(&name, next),
             AdminRequest::ResetLedger(name, next) => self.reset_ledger(&name, next),
             AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
+            AdminRequest::KeepFirstFact(name, value) => self.keep_first_fact(&name, &value),
             AdminRequest::CancelTimer(number) => self.cancel_timer(number),
             AdminRequest::RefuseRequest(number, reason) => self.refuse_request(number, reason),
             AdminRequest::GiveUpRequest(number, reason) => self.give_up_request(number, reason),
@@ -104,6 +106,14 @@ impl Writer {
         self.execute("restoring an archived stream", sql, &[&aggregate_type, &id])?;
         fault::at(FaultPoint::StreamRestored);
         self.hints.heads.put(stream.clone(), StreamHead { archived: false, ..head });
+        Ok(())
+    }
+
+    fn keep_first_fact(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        refuse_nul(name)?;
+        let sql = "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        self.execute("keeping a fact", sql, &[&name, &value.as_bytes()])?;
+        fault::at(FaultPoint::FactKept);
         Ok(())
     }
 

@@ -233,6 +233,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Starts a ledger at a number, unless there is one.
+    pub(super) fn begin_ledger(&mut self, name: &Arc<str>, next: u64) -> Result<(), Error> {
+        if self.ledger(name)?.is_changed {
+            return Ok(());
+        }
+        let ahead = encoding::encode(&Ledger::default().ahead)?;
+        let sql = "INSERT INTO ledgers (name, next, ahead) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING";
+        self.execute("beginning a ledger", sql, &[&&**name, &int(next), &ahead])?;
+        self.hints.ledgers.remove(name);
+        Ok(())
+    }
+
     /// Lets a ledger resume at a number, whatever was settled before.
     pub(super) fn reset_ledger(&mut self, name: &Arc<str>, next: u64) -> Result<(), Error> {
         *self.ledger(name)?.change() = Ledger { next, ..Ledger::default() };

@@ -6,7 +6,7 @@ use super::fault::{self, FaultPoint};
 use super::stream_index::Key;
 use super::write_request::AdminRequest;
 use super::writer::{WriteBatch, Writer};
-use super::{Error, dead_letters, failed};
+use super::{Error, dead_letters, failed, rows};
 use crate::model::{DeadLetterContent, StreamId};
 use crate::store::Discard;
 use crate::store::recording::StreamHead;
@@ -22,8 +22,13 @@ impl Writer {
             AdminRequest::Restore(stream) => self.restore(&stream),
             AdminRequest::CarryOver(moves) => self.carry_over(&moves),
             AdminRequest::Forget(part) => self.forget(&part),
+            AdminRequest::BeginLedger(name, next) => self.ledgers.begin(&self.connection, &name, next),
             AdminRequest::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
             AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
+            AdminRequest::KeepFirstFact(name, value) => match rows::fact(&self.connection, &name)? {
+                Some(_) => Ok(()),
+                None => self.set_fact(&name, Some(&value)),
+            },
             AdminRequest::CancelTimer(number) => self.cancel_timer(number),
             AdminRequest::RefuseRequest(number, reason) => self.refuse_request(batch, number, reason),
             AdminRequest::GiveUpRequest(number, reason) => self.give_up_request(batch, number, reason),

@@ -59,6 +59,18 @@ impl Ledgers {
         Ok(())
     }
 
+    /// Starts a ledger at a number, unless there is one.
+    pub(super) fn begin(&mut self, connection: &Connection, name: &Arc<str>, next: u64) -> Result<(), Error> {
+        let is_changed = self.get(connection, name)?.dirty;
+        let is_there = || {
+            connection
+                .prepare_cached("SELECT 1 FROM ledgers WHERE name = ?1")
+                .and_then(|mut select| select.exists([name]))
+                .map_err(failed("looking for a ledger"))
+        };
+        if is_changed || is_there()? { Ok(()) } else { self.start(connection, name, next) }
+    }
+
     /// Lets a ledger resume at a number, whatever was settled before.
     pub(super) fn reset(&mut self, connection: &Connection, name: &Arc<str>, next: u64) -> Result<(), Error> {
         let open = self.get(connection, name)?;

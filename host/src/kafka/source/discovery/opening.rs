@@ -52,14 +52,14 @@ struct Extent {
 
 impl Discovery {
     pub(super) fn open(&mut self, partition: TopicPartition) -> Result<(), String> {
-        let (low, high) = self.watermarks(&partition)?;
         let id = match self.known.ids.get(&partition.topic) {
             _ if self.connection.is_embedded() => None,
             Some(id) => id.clone(),
             None => return Err(format!("{partition}: the topic's id is not known yet")),
         };
         let ledger_name = self.connection.ledger(&self.config.name, &partition.topic, partition.partition, id.as_ref());
-        let found = self.find(&partition, &ledger_name, Extent { low, high }).map_err(|failed| {
+        let high = &mut 0;
+        let found = self.compare(&partition, &ledger_name, high).map_err(|failed| {
             let cause = match failed {
                 Failed::Kafka(cause) => cause,
                 Failed::Store(error) => {
@@ -69,6 +69,7 @@ impl Discovery {
             };
             format!("{partition}: {cause}")
         })?;
+        let high = *high;
         match found {
             Found::Readable { ledger, lost } => {
                 self.view.open(&partition, ledger.next, high, lost);
@@ -85,9 +86,27 @@ impl Discovery {
         Ok(())
     }
 
-    fn find(&mut self, partition: &TopicPartition, name: &Arc<str>, extent: Extent) -> Result<Found, Failed> {
-        let Some(mut ledger) = self.ledger(name)? else { return self.find_new(partition, name, extent) };
-        let Extent { low, high } = extent;
+    /// Compares a partition's ledger with what Kafka has. `end` is set to the partition's end.
+    fn compare(&mut self, partition: &TopicPartition, name: &Arc<str>, end: &mut u64) -> Result<Found, Failed> {
+        // The ledger is read first: a host that does not know yet that it has lost the partition may settle further records, up to a
+        // later end.
+        let ledger = self.ledger(name)?;
+        let (low, high) = self.watermarks(partition).map_err(Failed::Kafka)?;
+        *end = high;
+        let extent = Extent { low, high };
+        match ledger {
+            Some(ledger) => self.find(partition, name, ledger, extent),
+            None => self.find_new(partition, name, extent),
+        }
+    }
+
+    fn find(
+        &mut self,
+        partition: &TopicPartition,
+        name: &Arc<str>,
+        mut ledger: Ledger,
+        Extent { low, high }: Extent,
+    ) -> Result<Found, Failed> {
         let source = &self.config.name;
         let read_until = ledger.ahead.values().next_back().map_or(ledger.next, |&last| last + 1);
         if read_until > high {
@@ -130,12 +149,18 @@ impl Discovery {
         if let Some(reason) = &lost {
             tracing::warn!(source = &*self.config.name, "{reason}");
         }
-        ack::wait(|ack| self.store.start_ledger(name, next, ack))?;
+        ack::wait(|ack| self.store.begin_ledger(name, next, ack))?;
+        let begun = Ledger { next, ..Ledger::default() };
+        if self.ledger(name)?.is_none_or(|ledger| ledger != begun) {
+            return Err(Failed::Kafka(
+                "another host of the store has begun to read it, so it is looked at again".into(),
+            ));
+        }
         if !(extent.low..=extent.high).contains(&next) {
             // The group's offset is outside of the partition, and is treated like one of this host's ledger.
-            return self.find(partition, name, extent);
+            return self.find(partition, name, begun, extent);
         }
-        Ok(Found::Readable { ledger: Ledger { next, ..Ledger::default() }, lost: None })
+        Ok(Found::Readable { ledger: begun, lost: None })
     }
 
     /// Returns what the store knows about the topic of a partition.
