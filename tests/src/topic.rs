@@ -1,10 +1,11 @@
-//! Writing records to a Kafka topic and reading them.
+//! Writing records to a Kafka topic, reading them, and counting those that hosts have settled.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const WAIT: Duration = Duration::from_secs(120);
@@ -106,4 +107,17 @@ fn owned(record: &impl Message) -> Read {
         headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
         value: record.payload().map(<[u8]>::to_vec),
     }
+}
+
+/// Returns how many records of a source are settled, by what several hosts say about it. A host that has lost a partition does not know what
+/// others have settled there since.
+pub fn settled(sources: impl IntoIterator<Item = Value>) -> u64 {
+    let mut next = BTreeMap::<(String, Option<u64>), u64>::new();
+    for source in sources {
+        for partition in source["partitions"].as_array().into_iter().flatten() {
+            let known = next.entry((partition["topic"].to_string(), partition["partition"].as_u64())).or_default();
+            *known = (*known).max(partition["next"].as_u64().expect("an offset"));
+        }
+    }
+    next.values().sum()
 }

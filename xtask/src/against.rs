@@ -29,7 +29,7 @@ struct Row {
     ratios: [Vec<f64>; 2],
 }
 
-/// Runs the benchmarks of both trees, which must be built in this one, and prints a line for each row of both.
+/// Runs the benchmarks of both trees and prints a line for each row of both. The programs and plugins of this tree are built.
 pub(crate) fn compare(workspace: &Workspace, groups: &[String], commit: &str, rounds: usize) -> Result<()> {
     let commit =
         process::output(git(workspace).args(["rev-parse", "--verify", "--quiet", &format!("{commit}^{{commit}}")]))

@@ -190,6 +190,11 @@ impl Plan {
         self.0.get(name) == Some(recipe)
     }
 
+    /// Returns what a part is made from.
+    pub(super) fn recipe(&self, name: &PartName) -> Option<&Recipe> {
+        self.0.get(name)
+    }
+
     pub(super) fn has(&self, name: &PartName) -> bool {
         self.0.contains_key(name)
     }

@@ -169,9 +169,10 @@ impl Shared {
     }
 
     /// Returns where a part runs, if that is another host.
-    fn elsewhere(&self, name: &PartName) -> Option<String> {
+    fn elsewhere(&self, name: &PartName, place: &Place) -> Option<String> {
+        let Place::OneHost(part) = place else { return None };
         let seen = &self.seen.held().hosts;
-        let host = seen.leases.get(&lease_of(name)?)?.host;
+        let host = seen.leases.get(part)?.host;
         let entry = seen.entries.iter().find(|entry| entry.id == host && host != seen.this)?;
         let place = entry.url.as_ref().map_or(String::new(), |url| format!(" at {url}"));
         Some(format!("{name} runs on another host, {}{place}: ask that one", entry.name))
@@ -219,22 +220,26 @@ impl Host {
     /// Returns why a part of the manifest does not run here, and where it does, if that is so.
     fn why_not_here(&self, name: &PartName) -> Option<String> {
         let parts = self.parts();
-        if parts.running().has(name) || !parts.applied.plan.has(name) {
+        if parts.running().has(name) {
             return None;
         }
-        self.core.shared.elsewhere(name).or_else(|| {
+        let place = place(name, parts.applied.plan.recipe(name)?);
+        self.core.shared.elsewhere(name, &place).or_else(|| {
             let error = parts.missing.get(&name.to_string());
             let (nowhere, differs) = self.core.shared.nowhere(&parts.applied.plan);
-            let is_divided = parts.applied.plan.parts().any(|(other, recipe)| other == name && lease(name, recipe).is_none());
-            let runs = if is_divided { "does not run here" } else { "runs on no host" };
-            Some(match error {
-                Some(error) => format!("{name} could not be started, which is tried again: {error}"),
-                None if is_divided && !differs.is_empty() || lease_of(name).is_some_and(|part| nowhere.contains(&part)) => format!(
+            let runs = match &place {
+                Place::AgreeingHosts if !differs.is_empty() => Some("does not run here"),
+                Place::OneHost(part) if nowhere.contains(part) => Some("runs on no host"),
+                _ => None,
+            };
+            Some(match (error, runs) {
+                (Some(error), _) => format!("{name} could not be started, which is tried again: {error}"),
+                (None, Some(runs)) => format!(
                     "{name} {runs}, because this one differs from the longest running host of the store in {}: give both the \
                      same manifest and plugins",
                     differs.join(", ")
                 ),
-                None => format!("{name} is between two hosts of the store at the moment: try again"),
+                (None, None) => format!("{name} is between two hosts of the store at the moment: try again"),
             })
         })
     }

@@ -14,6 +14,7 @@ use crate::kafka::Kafka;
 use crate::postgres::Postgres;
 use crate::raised::Raised;
 use crate::setting::Setting;
+use crate::topic;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -297,20 +298,12 @@ impl Scene {
     }
 }
 
-/// Returns how many records of the source are settled, by the partitions as the hosts know them. A host does not know what others have
-/// settled since it has lost a partition.
+/// Returns how many records of the source are settled.
 fn handled(members: &[Member], client: &Client) -> u64 {
     let path = "/v1/sources/baskets/wait?handled=0&timeout_ms=0";
     let answers = members.iter().filter_map(|member| client.get(&member.host.url(path)).ok());
-    let mut next = BTreeMap::<Option<u64>, u64>::new();
-    for answer in answers.filter(|answer| answer.status == 200) {
-        let progress: Value = serde_json::from_str(&answer.text).unwrap_or_default();
-        for partition in progress["partitions"].as_array().into_iter().flatten() {
-            let known = next.entry(partition["partition"].as_u64()).or_default();
-            *known = (*known).max(partition["next"].as_u64().unwrap_or_default());
-        }
-    }
-    next.values().sum()
+    let answers = answers.filter(|answer| answer.status == 200);
+    topic::settled(answers.map(|answer| serde_json::from_str(&answer.text).expect("the progress of a source is JSON")))
 }
 
 impl fmt::Display for HostsAccount {

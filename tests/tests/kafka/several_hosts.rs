@@ -1,14 +1,14 @@
-//! Hosts that share a store in PostgreSQL and are members of one group: Kafka divides the partitions among them, and each record counts
-//! once, whoever reads it and however often.
+//! Hosts that share a store in PostgreSQL and are members of one group. Kafka divides the partitions among them, and each record counts
+//! once, also if several hosts read it.
 
 use super::groups::{assigned, each_counts_once, manifest, order, partitions};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wasmill_tests::host::TestHost;
 use wasmill_tests::kafka::Kafka;
 use wasmill_tests::postgres::{Postgres, sql};
 use wasmill_tests::setting::Setting;
+use wasmill_tests::topic;
 use wasmill_tests::waiting::until;
 
 const URL: &str = "WASMILL_TEST_STORE";
@@ -16,20 +16,10 @@ const PARTITIONS: usize = 6;
 /// The shortest session that a broker allows by default, in milliseconds.
 const SESSION_MS: u64 = 6_000;
 
-/// Returns how many records are settled, by the partitions as these hosts know them.
-fn settled(hosts: &[&TestHost]) -> u64 {
-    let mut next = BTreeMap::new();
-    for status in hosts.iter().map(|host| host.status()) {
-        for partition in status["sources"][0]["partitions"].as_array().into_iter().flatten() {
-            let reached: &mut u64 = next.entry(partition["partition"].as_u64()).or_default();
-            *reached = (*reached).max(partition["next"].as_u64().expect("an offset"));
-        }
-    }
-    next.values().sum()
-}
-
 fn until_settled(hosts: &[&TestHost], records: u64) {
-    until(&format!("{records} records are settled"), || settled(hosts) >= records);
+    until(&format!("{records} records are settled"), || {
+        topic::settled(hosts.iter().map(|host| host.status()["sources"][0].clone())) >= records
+    });
 }
 
 /// Waits until all partitions are assigned, each to one host, and as evenly as possible.

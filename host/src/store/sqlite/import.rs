@@ -126,9 +126,7 @@ impl Importer {
         let failed = failed("importing an event");
         let aggregate_type = self.aggregate_type(&event.stream)?;
         let event_type = self.dictionary.event_type(&self.connection, aggregate_type, &event.name).map_err(&failed)?;
-        let mut insert = rows::inserting_events(&self.connection)?;
-        rows::insert_event(&mut insert, event_type, event)?;
-        drop(insert);
+        rows::insert_event(&mut *rows::inserting_events(&self.connection)?, event_type, event)?;
         self.position = event.position.0;
         self.bytes += event.size();
         let key = (aggregate_type, event.stream.aggregate_id.clone());

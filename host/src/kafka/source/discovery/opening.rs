@@ -58,19 +58,16 @@ impl Discovery {
             None => return Err(format!("{partition}: the topic's id is not known yet")),
         };
         let ledger_name = self.connection.ledger(&self.config.name, &partition.topic, partition.partition, id.as_ref());
-        let high = &mut 0;
-        let found = self.compare(&partition, &ledger_name, high).map_err(|failed| {
-            let cause = match failed {
-                Failed::Kafka(cause) => cause,
-                Failed::Store(error) => {
-                    self.known.reader = None;
-                    error.to_string()
-                }
-            };
-            format!("{partition}: {cause}")
-        })?;
-        let high = *high;
-        match found {
+        // The ledger is read first: a host that does not know yet that it has lost the partition may settle further records, up to a
+        // later end.
+        let ledger = self.ledger(&ledger_name).map_err(|error| self.explained(&partition, error.into()))?;
+        let (low, high) = self.watermarks(&partition)?;
+        let extent = Extent { low, high };
+        let found = match ledger {
+            Some(ledger) => self.find(&partition, &ledger_name, ledger, extent),
+            None => self.find_new(&partition, &ledger_name, extent),
+        };
+        match found.map_err(|failed| self.explained(&partition, failed))? {
             Found::Readable { ledger, lost } => {
                 self.view.open(&partition, ledger.next, high, lost);
                 let opening = Opening { partition, ledger_name, ledger, recreations: self.known.recreations };
@@ -86,20 +83,19 @@ impl Discovery {
         Ok(())
     }
 
-    /// Compares a partition's ledger with what Kafka has. `end` is set to the partition's end.
-    fn compare(&mut self, partition: &TopicPartition, name: &Arc<str>, end: &mut u64) -> Result<Found, Failed> {
-        // The ledger is read first: a host that does not know yet that it has lost the partition may settle further records, up to a
-        // later end.
-        let ledger = self.ledger(name)?;
-        let (low, high) = self.watermarks(partition).map_err(Failed::Kafka)?;
-        *end = high;
-        let extent = Extent { low, high };
-        match ledger {
-            Some(ledger) => self.find(partition, name, ledger, extent),
-            None => self.find_new(partition, name, extent),
-        }
+    /// Says why a partition can't be opened now. After a failure of the store, a new reader is made for the next attempt.
+    fn explained(&mut self, partition: &TopicPartition, failed: Failed) -> String {
+        let cause = match failed {
+            Failed::Kafka(cause) => cause,
+            Failed::Store(error) => {
+                self.known.reader = None;
+                error.to_string()
+            }
+        };
+        format!("{partition}: {cause}")
     }
 
+    /// Compares a partition's ledger with what Kafka has.
     fn find(
         &mut self,
         partition: &TopicPartition,
