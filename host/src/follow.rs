@@ -150,7 +150,7 @@ impl FollowerProgress {
         self.reached.subscribe()
     }
 
-    /// Sets the state, without an error.
+    /// Sets the state, without an error. A part that is `Following` and lags behind the store shows as `CatchingUp`.
     pub fn is(&self, state: State) {
         *self.condition.held() = (state, None);
     }
@@ -204,7 +204,10 @@ impl Running {
 
     /// Returns the state, and what is in the way.
     pub fn condition(&self) -> (State, Option<String>) {
-        self.thread.monitor().state(self.progress.condition())
+        let (state, reason) = self.thread.monitor().state(self.progress.condition());
+        // Its lag is told beside its state, so the one can't contradict the other.
+        let lags = state == State::Following && self.place().1 > 0;
+        (if lags { State::CatchingUp } else { state }, reason)
     }
 
     /// Returns the position that was reached, and by how many positions it lags behind the store.

@@ -157,9 +157,7 @@ impl ProjectionWorker {
     }
 
     fn show_condition(&self) {
-        let head = self.folding.follower.head();
-        let reached = self.live.as_ref().map(|live| live.reached);
-        let moving = if reached.is_some_and(|reached| reached >= head) { State::Following } else { State::CatchingUp };
+        let moving = if self.live.is_some() { State::Following } else { State::CatchingUp };
         let trouble = |builder: &Option<Builder>| Some(builder.as_ref()?.trouble.as_ref()?.reason.to_string());
         let mut reasons = Vec::new();
         let mut state = moving;

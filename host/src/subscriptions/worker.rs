@@ -114,7 +114,7 @@ impl SubscriptionWorker {
                 self.stand_still(reached)?;
                 continue;
             }
-            self.show(reached);
+            self.show();
             if self.shared.outbox.must_resend() {
                 self.steps.finish()?;
                 self.shared.outbox.resend()?;
@@ -195,7 +195,7 @@ impl SubscriptionWorker {
     /// Waits because an event failed and no more keys can be held. The event is tried again afterwards.
     fn wait_for_keys(&mut self) {
         self.needs_key = true;
-        self.show(self.steps.planned());
+        self.show();
         self.follower.pause(LOOK);
     }
 
@@ -216,14 +216,13 @@ impl SubscriptionWorker {
         self.keys.len() >= self.options.held_keys_max
     }
 
-    fn show(&mut self, reached: Position) {
+    fn show(&mut self) {
         let stored = self.steps.stored();
         self.no_room.take_if(|(checkpoint, _)| stored > *checkpoint);
         let no_room = self.no_room.as_ref().map(|(_, reason)| reason.clone());
         let reason = no_room.or_else(|| self.keys_are_full());
         match reason.or_else(|| self.shared.outbox.trouble()) {
             Some(reason) => self.shared.progress.is_because(State::Retrying, reason),
-            None if reached < self.follower.head() => self.shared.progress.is(State::CatchingUp),
             None => self.shared.progress.is(State::Following),
         }
     }

@@ -167,7 +167,7 @@ impl SagaWorker {
             self.free_released()?;
             self.changed.mark_unchanged();
             let worked = self.callbacks()?;
-            self.show(reached);
+            self.show();
             if !worked && let Some(answer) = self.wait(reached) {
                 if let Some(answer) = answer {
                     self.steps.end(answer)?;
@@ -284,7 +284,7 @@ impl SagaWorker {
         self.follower.is_stopped() || pausing.is_paused() || resets.is_waiting() || replays.is_waiting()
     }
 
-    fn show(&self, reached: Position) {
+    fn show(&self) {
         let SagaView { trouble, paused_keys, held_keys, live, .. } = &*self.links.view;
         *trouble.held() = self.keys.reason().or_else(|| self.links.outbox.trouble()).or_else(|| {
             self.keys.deferred.is_full().then(|| {
@@ -299,8 +299,7 @@ impl SagaWorker {
         {
             counter.store(value as u64, Ordering::Relaxed);
         }
-        let is_behind = reached < self.follower.head();
-        self.links.progress.is(if is_behind { State::CatchingUp } else { State::Following });
+        self.links.progress.is(State::Following);
     }
 
     /// Handles nothing until a person resumes the subscription or the host stops. The checkpoint is moved to `reached`, so
