@@ -520,7 +520,7 @@ impl Host {
         let mut reader = self.reader.held();
         let sources =
             status.sources.iter().flat_map(|one| [one.name.clone(), SubscriptionName::Source(&one.name).to_string()]);
-        let others = status.subscriptions.iter().map(|one| one.name.clone());
+        let others = status.subscriptions.iter().map(|one| one.plugin.clone());
         let schedules = status.schedules.iter().map(|one| LedgerName::Schedule(&one.name).to_string());
         let sinks = status.sinks.iter().map(|one| one.name.clone());
         let mut consumers: Vec<String> = sources.chain(others).chain(schedules).chain(sinks).collect();

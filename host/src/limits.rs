@@ -174,8 +174,9 @@ fn keys() -> BTreeMap<String, String> {
         backoff_max_ms,
         on_failure: _,
         held_keys_max,
+        segments,
     } = Subscription::default();
-    keys.add("subscriptions.PLUGIN.", &[("held_keys_max", held_keys_max as u64)]);
+    keys.add("subscriptions.PLUGIN.", &[("held_keys_max", held_keys_max as u64), ("segments", segments.into())]);
     keys.add("subscriptions.PLUGIN.", &tries(batch_max, attempts_max, [backoff_ms, backoff_max_ms]));
     let Projection { batch_max } = Projection::default();
     keys.add("projections.PROJECTION.", &[("batch_max", batch_max as u64)]);

@@ -32,7 +32,7 @@ pub use source::{
 
 use crate::backoff::BACKOFF_MAX;
 use crate::bounds::Bounds;
-use crate::model::Position;
+use crate::model::{Position, SEGMENTS_MAX, Segment};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -91,6 +91,11 @@ impl Manifest {
     /// Returns the folder that backups through the API are in.
     pub fn backups(&self) -> PathBuf {
         self.store.backups.clone().unwrap_or_else(|| self.data.join("backups"))
+    }
+
+    /// Returns the segments of the subscription of a plugin.
+    pub fn segments(&self, plugin: &str) -> impl Iterator<Item = Segment> + use<> {
+        Segment::all(self.subscriptions.get(plugin).map_or(1, |settings| settings.segments))
     }
 
     /// Returns the topics that the host itself writes to, as far as the manifest names them.
@@ -400,6 +405,8 @@ pub struct Subscription {
     pub on_failure: OnFailure,
     /// The most keys that are held at the same time.
     pub held_keys_max: usize,
+    /// The number of segments.
+    pub segments: u32,
 }
 
 impl Default for Subscription {
@@ -414,6 +421,7 @@ impl Default for Subscription {
             backoff_max_ms: BACKOFF_MAX.as_millis() as u64,
             on_failure: OnFailure::HoldKey,
             held_keys_max: 10_000,
+            segments: 1,
         }
     }
 }

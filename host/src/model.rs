@@ -7,6 +7,7 @@ mod http;
 mod ids;
 mod keys;
 mod refusal;
+mod segment;
 
 pub use callback::{
     Callback, CallbackContent, CallbackKey, Due, Ending, KeptCallback, OutcomeRequest, OutcomeUse, Undecided,
@@ -16,6 +17,7 @@ pub use http::{HttpAnswer, HttpRequest, HttpResponse, KeptRequest};
 pub use ids::{ID_BYTES_MAX, IdRule};
 pub use keys::{FactName, LedgerName, PartitionName, SinkName, SubscriptionName};
 pub use refusal::{Failing, Failure, Refusal};
+pub use segment::{SEGMENTS_MAX, Segment};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -136,7 +138,7 @@ impl Origin {
             Some(LedgerName::Commands(SubscriptionName::Source(source))) => {
                 format!("command {number} of source {source}")
             }
-            Some(LedgerName::Commands(SubscriptionName::Plugin(subscription))) => {
+            Some(LedgerName::Commands(subscription @ SubscriptionName::Plugin(..))) => {
                 format!("command {number} of subscription {subscription}")
             }
             Some(LedgerName::Schedule(schedule)) => format!("schedule {schedule} at {}", second(number)),

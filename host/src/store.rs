@@ -8,6 +8,7 @@
 mod age;
 mod content;
 mod dead_letters;
+mod division;
 mod encoding;
 mod error;
 mod events;
@@ -44,12 +45,13 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, dead_letter_origin};
+pub use division::Divisions;
 pub use error::{Error, Loss};
 pub use events::{
     Append, Appended, ArchivedStream, Chain, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,
     SearchedId, Snapshot, Tally, check_sizes, event_at, event_bytes, is_full, shared_bytes,
 };
-pub use hosts::{HostEntry, Hosts, Lease, Sharing, SharingChange};
+pub use hosts::{HostEntry, Hosts, Lease, Sharing, SharingChange, lease_of_subscription};
 pub use http_requests::{
     AttemptEnd, HttpRequestReader, HttpRequests, InterruptedOf, ListedRequest, RequestQuery, RequestQueue, RequestWait,
 };

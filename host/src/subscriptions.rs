@@ -7,10 +7,14 @@
 //! If an event fails, its key is held, and all other keys go on. A second thread, the key worker, retries the event and
 //! handles the later events of its key. A third one handles the outcomes of commands and the timers.
 //!
+//! A subscription may be divided into segments ([`crate::model::Segment`]). Each of them is a subscription of its own, with its own name
+//! in the store.
+//!
 //! A subscription of sagas (`sagas.rs`) has the same place in the store and the same outbox. It has one thread.
 
 mod callbacks;
 mod deferred;
+mod division;
 mod effects;
 mod events;
 mod handler;
@@ -38,7 +42,7 @@ use crate::aggregates::Aggregates;
 use crate::backoff::{BACKOFF_MAX, Backoff};
 use crate::bounds::Bounds;
 use crate::manifest::{OnFailure, Start};
-use crate::model::{DeadLetter, DeadLetterContent, IdRule, Position, RecordedEvent};
+use crate::model::{DeadLetter, DeadLetterContent, IdRule, Position, RecordedEvent, Segment, SubscriptionName};
 use crate::plugin::{Role, Slot};
 use crate::status::SubscriptionStatus;
 use crate::store::{self, EventStore};
@@ -100,7 +104,7 @@ pub trait Subscription: Send + Sync {
     /// Returns whether commands to the aggregates are in flight, or deliveries move without any input.
     fn is_busy(&self) -> bool;
 
-    /// Returns the name of the subscription. It has the name of its plugin.
+    /// Returns the name of the subscription, which is that of its plugin, or of the segment of it.
     fn name(&self) -> &Arc<str>;
 
     /// Returns whether a person has paused it.
@@ -120,9 +124,10 @@ pub trait Subscription: Send + Sync {
     fn stop(&self);
 }
 
-/// Starts the subscription of a plugin, if it is a subscriber or has sagas.
+/// Starts the subscription of a plugin, or a segment of it, if the plugin is a subscriber or has sagas.
 pub fn start(
     slot: &Arc<Slot>,
+    segment: Segment,
     options: Options,
     store: &Arc<dyn EventStore>,
     aggregates: &Arc<Aggregates>,
@@ -131,12 +136,22 @@ pub fn start(
     let plugin = slot.current();
     let has = |is_wanted: fn(&Role) -> bool| plugin.description.roles.iter().any(is_wanted);
     if has(|role| matches!(role, Role::Subscriber { .. })) {
-        return Ok(Some(Arc::new(EventSubscription::start(slot, options, store, aggregates, environment)?)));
+        return Ok(Some(Arc::new(EventSubscription::start(slot, segment, options, store, aggregates, environment)?)));
     }
     if has(|role| matches!(role, Role::Saga { .. })) {
-        return Ok(Some(Arc::new(SagaSubscription::start(slot, options, store, aggregates, environment)?)));
+        return Ok(Some(Arc::new(SagaSubscription::start(slot, segment, options, store, aggregates, environment)?)));
     }
     Ok(None)
+}
+
+/// Returns the name in the store of the subscription of a plugin, or of a segment of it.
+fn named(plugin: &str, segment: Segment) -> Arc<str> {
+    SubscriptionName::Plugin(plugin, segment).to_string().into()
+}
+
+/// Returns the consumer of the dead letters of a subscription. It is the same for all segments.
+fn consumer(subscription: &str) -> String {
+    SubscriptionName::parse(subscription).whole().to_string()
 }
 
 /// Returns the effects of dead-lettering an event, and the fact to keep if the subscription stops behind it.
@@ -155,7 +170,7 @@ fn dead_lettered(
 fn failed_event(subscription: &str, event: &RecordedEvent, reason: String) -> DeadLetter {
     tracing::warn!("subscription {subscription}: event {} can't be handled: {reason}", event.position);
     DeadLetter {
-        consumer: subscription.to_owned(),
+        consumer: consumer(subscription),
         place: format!("event {} of {} version {} ({})", event.position, event.stream, event.version, event.name),
         key: Some(event.stream.aggregate_id.to_string()),
         reason,

@@ -19,6 +19,7 @@
 //! - [`sagas`]: events of sagas in the steps of their inputs, and events that wait for one
 //! - [`facts`]: the identity of a store, and the facts that it keeps
 //! - [`places`]: parts of a manifest that are renamed or forgotten
+//! - [`divisions`]: subscriptions that are divided into segments
 //! - [`snapshots`]: a cache that is never wrong
 //! - [`owners`]: two openers of one store
 //! - [`closing`]: the end of a store
@@ -29,6 +30,7 @@ pub mod archives;
 pub mod callbacks;
 pub mod closing;
 pub mod dead_letters;
+pub mod divisions;
 pub mod facts;
 pub mod histories;
 pub mod http_requests;
@@ -186,6 +188,11 @@ macro_rules! store_conformance {
             places {
                 a_part_goes_on_under_another_name_with_all_that_it_has,
                 a_part_that_is_forgotten_begins_again,
+            }
+            divisions {
+                what_a_subscription_has_moves_with_its_keys,
+                segments_take_over_from_others_at_different_checkpoints,
+                two_timers_of_one_name_stay_in_their_segments,
             }
             snapshots {
                 the_newest_snapshot_is_found_by_its_stream_and_code,

@@ -374,7 +374,9 @@ impl Left {
             counts,
             source: reader.ledger(SOURCE).unwrap(),
             checkpoint: reader.checkpoint(SUBSCRIPTION).unwrap().unwrap_or_default(),
-            copies: reader.ledger(&SubscriptionName::Plugin(SUBSCRIPTION).ledger().to_string()).unwrap(),
+            copies: reader
+                .ledger(&SubscriptionName::Plugin(SUBSCRIPTION, Segment::WHOLE).ledger().to_string())
+                .unwrap(),
             published: reader.sink_position(SINK).unwrap().unwrap_or_default(),
             places: letters(store, usize::MAX).0.into_iter().map(|letter| letter.place).collect(),
         }

@@ -169,10 +169,8 @@ impl Following {
             for event in page.events {
                 has_new = true;
                 self.newest = event.position;
-                for (name, filter) in &handlers {
-                    if filter.matches(&event.stream.aggregate_type, &event.name) {
-                        self.handled_by.insert(name.clone(), event.position);
-                    }
+                for handler in handlers.iter().filter(|handler| handler.has(&event)) {
+                    self.handled_by.insert(handler.subscription.clone(), event.position);
                 }
                 self.streams.insert(event.stream.clone(), event.version);
                 match self.events.len() < EVENTS_MAX {

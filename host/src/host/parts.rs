@@ -12,6 +12,7 @@ use crate::flows::Flows;
 use crate::http::{self, Grant, Http, Transport};
 use crate::kafka::{self, Connection, Sink, Source, Transform, dev_broker::DevBroker};
 use crate::manifest::{Manifest, Target, Transaction};
+use crate::model::SubscriptionName;
 use crate::plugin::{self, Catalog, Slot};
 use crate::projection::{self, Projection};
 use crate::schedules::Schedules;
@@ -278,9 +279,10 @@ impl Parts {
                 let started = Projection::start(&slot, catalog, options.clone(), &read_models, &store, runtime)?;
                 self.projections.extend(started.map(|projection| (key, Arc::new(projection))));
             }
-            Recipe::Subscription { options, .. } => {
-                let slot = self.slot(&key);
-                let started = subscriptions::start(&slot, options.clone(), &store, &aggregates, &environment)?;
+            Recipe::Subscription { plugin, segment, options, .. } => {
+                let slot = self.slot(plugin);
+                let started =
+                    subscriptions::start(&slot, *segment, options.clone(), &store, &aggregates, &environment)?;
                 self.subscriptions.extend(started.map(|subscription| (key, subscription)));
             }
             Recipe::Topics { connection, topics } => {
@@ -522,7 +524,9 @@ impl Moves {
     /// Returns under which name the store has the place of a part, if it was to get it back and did not.
     fn misses(&self, part: &PartName) -> Option<&Part> {
         let is_of = |kind: PartKind, name: &str| match kind {
-            PartKind::Subscription => *part == PartName::new(Kind::Subscription, name),
+            PartKind::Subscription => {
+                part.kind == Kind::Subscription && SubscriptionName::parse(&part.name).owner() == name
+            }
             PartKind::Source => *part == PartName::new(Kind::Source, name),
             PartKind::Sink => *part == PartName::new(Kind::Sink, name),
             PartKind::Schedule => part.kind == Kind::Schedules,

@@ -57,9 +57,7 @@ impl Host {
         let set = move || {
             let parts = host.parts();
             let set = match SubscriptionName::parse(&name) {
-                SubscriptionName::Plugin(plugin) => {
-                    parts.subscriptions.get(plugin).map(|found| found.set_paused(paused))
-                }
+                SubscriptionName::Plugin(..) => parts.subscriptions.get(&*name).map(|found| found.set_paused(paused)),
                 SubscriptionName::Source(source) => parts.records.get(source).map(|found| found.set_paused(paused)),
             };
             set.ok_or_else(|| host.unknown_subscription(&name))??;
@@ -75,9 +73,9 @@ impl Host {
         let reset = move || {
             let parts = host.parts();
             match SubscriptionName::parse(&name) {
-                SubscriptionName::Plugin(plugin) => {
+                SubscriptionName::Plugin(..) => {
                     let subscription =
-                        parts.subscriptions.get(plugin).ok_or_else(|| host.unknown_subscription(&name))?;
+                        parts.subscriptions.get(&*name).ok_or_else(|| host.unknown_subscription(&name))?;
                     let head = *host.core.store.head().borrow();
                     if let Start::At(position) = to
                         && position.0 > head.0 + 1

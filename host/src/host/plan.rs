@@ -11,13 +11,12 @@ use crate::bounds::Bounds;
 use crate::http::Grant;
 use crate::kafka::{self, Connection};
 use crate::manifest::{Brokers, EventSink, Kafka, Manifest, Properties, Schedule, Sink, Source, Target, Topic};
-use crate::model::SubscriptionName;
+use crate::model::{Segment, SubscriptionName};
 use crate::plugin::{Plugin, Role};
 use crate::projection;
 use crate::subscriptions;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::iter;
 use std::sync::Arc;
 
 /// The kinds of parts, in the order in which they are started.
@@ -49,7 +48,7 @@ pub(super) struct PartName {
 pub(super) enum Recipe {
     Aggregate { plugin: Arc<str>, shards: usize, options: aggregates::Options },
     Projection { plugin: Arc<str>, options: projection::Options },
-    Subscription { sagas: Option<Arc<str>>, options: subscriptions::Options },
+    Subscription { plugin: Arc<str>, segment: Segment, sagas: Option<Arc<str>>, options: subscriptions::Options },
     Topics { connection: Connection, topics: BTreeMap<String, Topic> },
     Sink { connection: Connection, content: SinkContent },
     Source(Box<SourceRecipe>),
@@ -137,7 +136,11 @@ impl Plan {
                 _ => None,
             });
             let options = subscription_options(manifest, &name);
-            self.add(Kind::Subscription, &name, Recipe::Subscription { sagas, options });
+            for segment in manifest.segments(&name) {
+                let subscription = SubscriptionName::Plugin(&name, segment).to_string();
+                let (plugin, sagas, options) = (name.clone(), sagas.clone(), options.clone());
+                self.add(Kind::Subscription, &subscription, Recipe::Subscription { plugin, segment, sagas, options });
+            }
             self.add(Kind::Requests, &name, Recipe::Requests(grant(manifest, &name)));
         }
     }
@@ -180,7 +183,7 @@ impl Plan {
         self.0.iter()
     }
 
-    /// Returns the names of the subscriptions to recorded events.
+    /// Returns the names of the subscriptions to recorded events, and of the segments of those that are divided.
     pub(super) fn subscriptions(&self) -> impl Iterator<Item = &str> {
         self.0.keys().filter(|name| name.kind == Kind::Subscription).map(|name| &*name.name)
     }
@@ -248,6 +251,7 @@ fn grant(manifest: &Manifest, name: &Arc<str>) -> Grant {
     });
     let endpoints = &manifest.plugins[&**name].http;
     let endpoints = endpoints.iter().map(|(endpoint, settings)| (endpoint.as_str().into(), settings.clone()));
-    let subscriptions = iter::once(name.clone()).chain(of_sources).collect();
+    let of_segments = manifest.segments(name).map(|segment| SubscriptionName::Plugin(name, segment).to_string().into());
+    let subscriptions = of_segments.chain(of_sources).collect();
     Grant { plugin: name.clone(), subscriptions, endpoints: endpoints.collect() }
 }

@@ -7,7 +7,9 @@
 
 use super::maintenance::blocking;
 use super::{Host, Untaken};
-use crate::model::{Command, DeadLetter, DeadLetterContent, KeptDeadLetter, Outcome, OutcomeUse, SubscriptionName};
+use crate::model::{
+    Command, DeadLetter, DeadLetterContent, KeptDeadLetter, Outcome, OutcomeUse, Segment, SubscriptionName,
+};
 use crate::status::Replayed;
 use crate::store::{self, dead_letter_origin};
 use crate::subscriptions::ReplayError;
@@ -95,7 +97,7 @@ impl Host {
     async fn command_again(&self, number: u64, letter: &DeadLetter) -> Result<Option<Command>, Unreplayed> {
         let DeadLetterContent::Record(record) = &letter.content else { return Ok(None) };
         let Some(source) = self.parts().sources.get(&*letter.consumer).cloned() else {
-            return Err(self.no_consumer("source", number, letter));
+            return Err(self.no_consumer("source", number, letter, &letter.consumer));
         };
         match source.command(record, dead_letter_origin(number)) {
             Ok(command) => Ok(command),
@@ -104,18 +106,51 @@ impl Host {
     }
 
     async fn deliver_again(self: &Arc<Self>, number: u64, letter: DeadLetter) -> Result<Replayed, Unreplayed> {
-        let (host, consumer) = (self.clone(), letter.consumer.clone());
-        let content = letter.content.clone();
-        let used = self.in_use.read().await;
+        let mut subscription = self.segment_of_letter(&letter);
+        // A segment says which other one it is for, if that can't be seen from outside, and that one says no other.
+        loop {
+            return match self.delivered_again(number, &letter, subscription.clone()).await? {
+                None => Err(self.no_consumer("subscription", number, &letter, &subscription)),
+                Some(Ok(())) => Ok(Replayed { number, outcome: "handled".into(), reason: None }),
+                Some(Err(ReplayError::OtherSegment(segment))) => {
+                    subscription = SubscriptionName::Plugin(&letter.consumer, segment).to_string();
+                    continue;
+                }
+                Some(Err(ReplayError::Refused(reason))) => Err(self.failed_again(number, reason).await?),
+                Some(Err(ReplayError::Foreign(reason))) => Err(Unreplayed::Impossible(reason)),
+                Some(Err(ReplayError::Store(error))) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Returns the subscription that handles a dead letter, or the segment of it that has the key of the letter.
+    fn segment_of_letter(&self, letter: &DeadLetter) -> String {
+        let segments = self.parts().manifest.segments(&letter.consumer).count() as u32;
+        let segment = Segment::of(letter.key.as_deref().map(str::as_bytes), segments);
+        match SubscriptionName::parse(&letter.consumer) {
+            SubscriptionName::Plugin(plugin, _) => SubscriptionName::Plugin(plugin, segment).to_string(),
+            SubscriptionName::Source(_) => letter.consumer.clone(),
+        }
+    }
+
+    /// Has a subscription handle a dead letter. Returns `None` if it does not run here.
+    async fn delivered_again(
+        self: &Arc<Self>,
+        number: u64,
+        letter: &DeadLetter,
+        subscription: String,
+    ) -> Result<Option<Result<(), ReplayError>>, Unreplayed> {
+        let (host, consumer, content) = (self.clone(), letter.consumer.clone(), letter.content.clone());
+        let _used = self.in_use.read().await;
         let delivered = blocking(move || {
             let parts = host.parts();
             Ok::<_, store::Error>(match content {
                 DeadLetterContent::Record(_) => {
                     parts.records.get(&*consumer).map(|records| records.replay(number, &content))
                 }
-                _ => match SubscriptionName::parse(&consumer) {
-                    SubscriptionName::Plugin(name) => {
-                        parts.subscriptions.get(name).map(|subscription| subscription.replay(number, &content))
+                _ => match SubscriptionName::parse(&subscription) {
+                    SubscriptionName::Plugin(..) => {
+                        parts.subscriptions.get(&*subscription).map(|found| found.replay(number, &content))
                     }
                     SubscriptionName::Source(name) => {
                         parts.records.get(name).map(|records| records.replay(number, &content))
@@ -123,15 +158,7 @@ impl Host {
                 },
             })
         });
-        let delivered = delivered.await?;
-        drop(used);
-        match delivered {
-            None => Err(self.no_consumer("subscription", number, &letter)),
-            Some(Ok(())) => Ok(Replayed { number, outcome: "handled".into(), reason: None }),
-            Some(Err(ReplayError::Refused(reason))) => Err(self.failed_again(number, reason).await?),
-            Some(Err(ReplayError::Foreign(reason))) => Err(Unreplayed::Impossible(reason)),
-            Some(Err(ReplayError::Store(error))) => Err(error.into()),
-        }
+        Ok(delivered.await?)
     }
 
     /// Keeps the newest reason with the dead letter.
@@ -141,11 +168,11 @@ impl Host {
         Ok(Unreplayed::Again(reason))
     }
 
-    fn no_consumer(&self, kind: &str, number: u64, letter: &DeadLetter) -> Unreplayed {
+    fn no_consumer(&self, kind: &str, number: u64, letter: &DeadLetter, part: &str) -> Unreplayed {
         let DeadLetter { consumer, .. } = letter;
         let elsewhere = match kind {
-            "source" => self.source_elsewhere(consumer),
-            _ => self.subscription_elsewhere(consumer),
+            "source" => self.source_elsewhere(part),
+            _ => self.subscription_elsewhere(part),
         };
         if let Some(elsewhere) = elsewhere {
             return Unreplayed::Impossible(elsewhere);

@@ -14,11 +14,12 @@ use super::{Host, Parts};
 use crate::ack;
 use crate::backoff::Pauses;
 use crate::filter::Filter;
+use crate::http::Grant;
 use crate::manifest::{Api, Manifest, Target};
-use crate::model::SubscriptionName;
-use crate::plugin::Plugin;
+use crate::model::{RecordedEvent, Segment, StreamId, SubscriptionName};
+use crate::plugin::{Plugin, Role};
 use crate::status::SharedHostStatus;
-use crate::store::{self, EventStore, HostEntry, Hosts, Part, SharingChange};
+use crate::store::{self, EventStore, HostEntry, Hosts, Part, SharingChange, lease_of_subscription};
 use crate::supervise::Held as _;
 use sha2::{Digest as _, Sha256};
 use std::cmp::Reverse;
@@ -42,6 +43,23 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// The bytes of a digest of a key's value. The digests only have to differ where the values do.
 const DIGEST_BYTES: usize = 8;
+
+/// A subscription to recorded events, or a segment of one, with the events that it handles.
+pub(super) struct HandledEvents {
+    pub(super) subscription: Arc<str>,
+    events: Filter,
+    /// The segment whose aggregates' events it handles, if the aggregates decide that.
+    segment: Option<Segment>,
+}
+
+impl HandledEvents {
+    /// Whether it may have to handle an event.
+    pub(super) fn has(&self, event: &RecordedEvent) -> bool {
+        let StreamId { aggregate_type, aggregate_id } = &event.stream;
+        self.events.matches(aggregate_type, &event.name)
+            && self.segment.is_none_or(|segment| segment.has(aggregate_id.as_bytes()))
+    }
+}
 
 /// What this host knows of the hosts that share its store.
 pub(super) struct Shared {
@@ -252,18 +270,29 @@ impl Host {
     /// Returns why the part of a subscription does not run here, and where it does, if that is so.
     pub(super) fn subscription_elsewhere(&self, name: &str) -> Option<String> {
         self.why_not_here(&match SubscriptionName::parse(name) {
-            SubscriptionName::Plugin(plugin) => PartName::new(Kind::Subscription, plugin),
+            SubscriptionName::Plugin(..) => PartName::new(Kind::Subscription, name),
             SubscriptionName::Source(source) => PartName::new(Kind::Source, source),
         })
     }
 
-    /// Returns the events that each subscription to recorded events handles, if other hosts may run some of them.
-    pub(super) fn handled_anywhere(&self) -> Vec<(Arc<str>, Filter)> {
+    /// Returns the subscriptions to recorded events and their segments, if other hosts may run some of them.
+    pub(super) fn handled_anywhere(&self) -> Vec<HandledEvents> {
         if !self.core.shared.is_possible() {
             return Vec::new();
         }
-        let plugins = self.core.catalog.plugins().into_iter().filter(|plugin| has_subscription(plugin));
-        plugins.map(|plugin| (plugin.name.clone(), plugin.handled_events())).collect()
+        let parts = self.parts();
+        let plugins = self.core.catalog.plugins();
+        let of_plugin = |plugin: &Arc<Plugin>| {
+            let (events, name) = (plugin.handled_events(), plugin.name.clone());
+            // Only its code knows which saga an event is for.
+            let is_by_aggregate = plugin.description.roles.iter().any(|role| matches!(role, Role::Subscriber { .. }));
+            parts.manifest.segments(&name).map(move |segment| HandledEvents {
+                subscription: SubscriptionName::Plugin(&name, segment).to_string().into(),
+                events: events.clone(),
+                segment: is_by_aggregate.then_some(segment),
+            })
+        };
+        plugins.iter().filter(|plugin| has_subscription(plugin)).flat_map(of_plugin).collect()
     }
 
     /// Returns the names of the subscriptions to the records of sources, whichever host runs them.
@@ -477,7 +506,7 @@ enum Place {
 
 /// Returns where a part runs.
 fn place(name: &PartName, recipe: &Recipe) -> Place {
-    match (lease_of(name), recipe) {
+    match (lease_of(name, recipe), recipe) {
         (Some(_), Recipe::Source(source)) if source.settings.is_divided() => Place::AgreeingHosts,
         (Some(part), _) => Place::OneHost(part),
         (None, _) => Place::EveryHost,
@@ -514,13 +543,16 @@ fn lease(name: &PartName, recipe: &Recipe) -> Option<String> {
     }
 }
 
-/// Returns the name of the lease of a part of this name, if it is of a kind that has one.
-fn lease_of(name: &PartName) -> Option<String> {
-    match name.kind {
-        Kind::Aggregate | Kind::Projection | Kind::Topics => None,
-        Kind::Subscription | Kind::Sink | Kind::Source | Kind::Schedules => Some(name.to_string()),
-        // They run beside the subscription of their plugin.
-        Kind::Requests => Some(PartName::new(Kind::Subscription, name.name.clone()).to_string()),
+/// Returns the name of the lease of a part, if it is of a kind that has one.
+fn lease_of(name: &PartName, recipe: &Recipe) -> Option<String> {
+    match (name.kind, recipe) {
+        (Kind::Aggregate | Kind::Projection | Kind::Topics, _) => None,
+        // They run beside the subscription of their plugin, or its first segment.
+        (Kind::Requests, Recipe::Requests(Grant { subscriptions, .. })) => {
+            subscriptions.first().map(|first| lease_of_subscription(SubscriptionName::parse(first)))
+        }
+        (Kind::Subscription, _) => Some(lease_of_subscription(SubscriptionName::parse(&name.name))),
+        (Kind::Sink | Kind::Source | Kind::Schedules | Kind::Requests, _) => Some(name.to_string()),
     }
 }
 

@@ -368,6 +368,7 @@ fn subscription(mut section: Section<'_>) -> Subscription {
         backoff_max_ms,
         on_failure: section.choice("on_failure", ON_FAILURE),
         held_keys_max: section.number("held_keys_max", 1..=MANY, default.held_keys_max),
+        segments: section.number("segments", 1..=SEGMENTS_MAX.into(), default.segments),
     };
     section.finish();
     subscription

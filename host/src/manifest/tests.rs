@@ -129,6 +129,7 @@ fn a_full_manifest_is_read_as_written() {
         backoff_max_ms = 12
         on_failure = "stop"
         held_keys_max = 20
+        segments = 4
         [projections.sales]
         batch_max = 12
         [sink]
@@ -292,6 +293,7 @@ fn a_full_manifest_is_read_as_written() {
                 backoff_max_ms: 12,
                 on_failure: OnFailure::Stop,
                 held_keys_max: 20,
+                segments: 4,
             },
         )]
         .into(),

@@ -1,6 +1,8 @@
 //! HTTP requests that subscribers and sagas ask for, on their way to a server.
 
-use super::{Callback, CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, Header, key_text};
+use super::{
+    Callback, CallbackContent, CallbackKey, DeadLetter, DeadLetterContent, Header, SubscriptionName, key_text,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -174,7 +176,7 @@ impl KeptRequest {
     pub fn dead_letter(self, reason: String) -> DeadLetter {
         let request = &self.request;
         DeadLetter {
-            consumer: self.subscription.to_string(),
+            consumer: SubscriptionName::parse(&self.subscription).whole().to_string(),
             place: request.place(),
             key: key_text(request.key.as_deref()),
             reason,

@@ -3,7 +3,7 @@
 //! A store has them as text, and so has an [`Origin`](super::Origin). `Display` writes them and `parse` reads them.
 //! Nothing outside of this file interprets the parts of a name.
 
-use super::Position;
+use super::{Position, Segment};
 use std::fmt::{self, Display, Formatter};
 
 /// The prefix of the names of partitions' ledgers.
@@ -21,14 +21,15 @@ const CLOCK: &str = "clock";
 const STARTS: &str = "kafka/start/";
 const TOPIC_ID: &str = "kafka/topic/";
 const PAUSED: &str = "/paused";
+const DIVISIONS: &str = "/divisions";
 const PROJECTION: &str = "projection/";
 
-/// The name of a subscription. The subscriptions of plugins and of sources never have the same name, because names in a
-/// manifest have no slash.
+/// The name of a subscription, or of a segment of one. The subscriptions of plugins and of sources never have the same name, because
+/// names in a manifest have no slash and no colon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubscriptionName<'a> {
-    /// `NAME`: a plugin's subscription to recorded events.
-    Plugin(&'a str),
+    /// `NAME`: a plugin's subscription to recorded events. `NAME:2of4`: a segment of it.
+    Plugin(&'a str, Segment),
     /// `source/NAME`: the subscription of a plugin to the records of this source.
     Source(&'a str),
 }
@@ -95,6 +96,8 @@ pub enum FactName<'a> {
     },
     /// The time when a person paused a subscription. There is no such fact if it is not paused.
     Paused(SubscriptionName<'a>),
+    /// What the segments before a segment have handled beyond its checkpoint.
+    Divisions(SubscriptionName<'a>),
     /// An event that a projection skips.
     Skipped {
         /// The projection.
@@ -107,20 +110,33 @@ pub enum FactName<'a> {
 impl<'a> SubscriptionName<'a> {
     /// Reads a name.
     pub fn parse(text: &'a str) -> Self {
-        text.strip_prefix(SOURCE).map_or(Self::Plugin(text), Self::Source)
+        if let Some(source) = text.strip_prefix(SOURCE) {
+            return Self::Source(source);
+        }
+        let divided = text.split_once(':').and_then(|(plugin, segment)| Some((plugin, Segment::parse(segment)?)));
+        divided.map_or(Self::Plugin(text, Segment::WHOLE), |(plugin, segment)| Self::Plugin(plugin, segment))
     }
 
     /// Returns the plugin or the source.
     pub fn owner(&self) -> &'a str {
         match self {
-            Self::Plugin(name) | Self::Source(name) => name,
+            Self::Plugin(name, _) | Self::Source(name) => name,
+        }
+    }
+
+    /// Returns the name of the whole subscription. Dead letters, and the ids of effects, have this one, so that they mean the same
+    /// however the subscription is divided.
+    pub fn whole(self) -> Self {
+        match self {
+            Self::Plugin(name, _) => Self::Plugin(name, Segment::WHOLE),
+            Self::Source(_) => self,
         }
     }
 
     /// Returns the name of the same kind of subscription of another plugin or source.
     pub fn with_owner(self, owner: &'a str) -> Self {
         match self {
-            Self::Plugin(_) => Self::Plugin(owner),
+            Self::Plugin(_, segment) => Self::Plugin(owner, segment),
             Self::Source(_) => Self::Source(owner),
         }
     }
@@ -239,7 +255,8 @@ impl<'a> FactName<'a> {
             return rest.split_once('/').map(|(source, topic)| Self::TopicId { source, topic });
         }
         if let Some(rest) = text.strip_prefix(SUBSCRIPTION) {
-            return rest.strip_suffix(PAUSED).map(|name| Self::Paused(SubscriptionName::parse(name)));
+            let of = |suffix| rest.strip_suffix(suffix).map(SubscriptionName::parse);
+            return of(PAUSED).map(Self::Paused).or_else(|| of(DIVISIONS).map(Self::Divisions));
         }
         let (projection, position) = text.strip_prefix(PROJECTION)?.split_once("/skipped/")?;
         Some(Self::Skipped { projection, position: Position(position.parse().ok()?) })
@@ -253,6 +270,7 @@ impl<'a> FactName<'a> {
             Self::Starts(_) => Self::Starts(owner),
             Self::TopicId { topic, .. } => Self::TopicId { source: owner, topic },
             Self::Paused(subscription) => Self::Paused(subscription.with_owner(owner)),
+            Self::Divisions(subscription) => Self::Divisions(subscription.with_owner(owner)),
             Self::Skipped { position, .. } => Self::Skipped { projection: owner, position },
         }
     }
@@ -261,7 +279,8 @@ impl<'a> FactName<'a> {
 impl Display for SubscriptionName<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Plugin(name) => f.write_str(name),
+            Self::Plugin(name, Segment::WHOLE) => f.write_str(name),
+            Self::Plugin(name, segment) => write!(f, "{name}:{segment}"),
             Self::Source(name) => write!(f, "{SOURCE}{name}"),
         }
     }
@@ -303,6 +322,7 @@ impl Display for FactName<'_> {
             Self::Starts(source) => write!(f, "{STARTS}{source}"),
             Self::TopicId { source, topic } => write!(f, "{TOPIC_ID}{source}/{topic}"),
             Self::Paused(subscription) => write!(f, "{SUBSCRIPTION}{subscription}{PAUSED}"),
+            Self::Divisions(subscription) => write!(f, "{SUBSCRIPTION}{subscription}{DIVISIONS}"),
             Self::Skipped { projection, position } => {
                 write!(f, "{}{position}", Self::prefix_of_skipped(projection))
             }
@@ -316,7 +336,12 @@ mod tests {
 
     #[test]
     fn every_name_reads_back_as_what_it_was() {
-        let subscriptions = [SubscriptionName::Plugin("warehouse"), SubscriptionName::Source("tills")];
+        let segment = Segment::of(Some(b"7"), 4);
+        let subscriptions = [
+            SubscriptionName::Plugin("warehouse", Segment::WHOLE),
+            SubscriptionName::Plugin("warehouse", segment),
+            SubscriptionName::Source("tills"),
+        ];
         let partition = PartitionName { source: "tills", topic: "baskets", partition: 3, topic_id: None };
         let partitions = [partition, PartitionName { topic_id: Some("7f@2"), ..partition }];
         let ledgers = partitions.map(LedgerName::Partition).into_iter().chain(subscriptions.map(LedgerName::Commands));
@@ -326,14 +351,25 @@ mod tests {
         for sink in [SinkName::Messages("out"), SinkName::Events("feed"), SinkName::DeadLetters("tills")] {
             assert_eq!(SinkName::parse(&sink.to_string()), sink);
         }
-        let [paused, of_source] = subscriptions.map(FactName::Paused);
+        let [paused, of_segment, of_source] = subscriptions.map(FactName::Paused);
+        let divisions = FactName::Divisions(subscriptions[1]);
         let topic_id = FactName::TopicId { source: "tills", topic: "baskets" };
         let skipped = FactName::Skipped { projection: "sales", position: Position(7) };
-        for fact in
-            [FactName::Cluster, FactName::Clock, FactName::Starts("tills"), topic_id, paused, of_source, skipped]
-        {
+        for fact in [
+            FactName::Cluster,
+            FactName::Clock,
+            FactName::Starts("tills"),
+            topic_id,
+            paused,
+            of_segment,
+            of_source,
+            divisions,
+            skipped,
+        ] {
             assert_eq!(FactName::parse(&fact.to_string()), Some(fact));
         }
+        assert_eq!(subscriptions[1].whole(), subscriptions[0]);
+        assert_eq!(subscriptions[1].with_owner("depot").to_string(), format!("depot:{segment}"));
     }
 
     #[test]

@@ -57,6 +57,7 @@ points! {
     AttemptBegun "attempt-begun",
     AttemptEnded "attempt-ended",
     AttemptsInterrupted "attempts-interrupted",
+    SubscriptionDivided "subscription-divided",
     SinkMoved "sink-moved",
     MessagesForgotten "messages-forgotten",
     RequestDone "request-done",

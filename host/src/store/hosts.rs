@@ -5,6 +5,7 @@
 
 use super::Error;
 use crate::ack::Ack;
+use crate::model::SubscriptionName;
 use std::collections::BTreeMap;
 
 /// The hosts of a store at one moment.
@@ -56,6 +57,17 @@ pub struct HostEntry {
     pub url: Option<String>,
     /// A digest of each key that all hosts must have in common, once it has told them.
     pub settings: Option<BTreeMap<String, String>>,
+}
+
+/// Returns the name of the lease of a subscription, or of a segment of one. It does not say how many segments there are, so that when
+/// their number changes, a segment begins only where the one of its number before has ended.
+pub fn lease_of_subscription(name: SubscriptionName<'_>) -> String {
+    match name {
+        SubscriptionName::Plugin(plugin, segment) if segment.count() > 1 => {
+            format!("subscription {plugin}:{}", segment.index() + 1)
+        }
+        name => format!("subscription {name}"),
+    }
 }
 
 /// The functions of a store that several hosts share.

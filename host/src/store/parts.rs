@@ -135,14 +135,14 @@ fn of_sink(name: &str) -> Option<Part> {
 fn of_fact(name: &str) -> Option<Part> {
     match FactName::parse(name)? {
         FactName::Starts(name) | FactName::TopicId { source: name, .. } => Some(source(name)),
-        FactName::Paused(subscription) => Some(subscriber(subscription)),
+        FactName::Paused(subscription) | FactName::Divisions(subscription) => Some(subscriber(subscription)),
         FactName::Cluster | FactName::Clock | FactName::Skipped { .. } => None,
     }
 }
 
 fn subscriber(name: SubscriptionName<'_>) -> Part {
     match name {
-        SubscriptionName::Plugin(name) => Part { kind: PartKind::Subscription, name: name.to_owned() },
+        SubscriptionName::Plugin(name, _) => Part { kind: PartKind::Subscription, name: name.to_owned() },
         SubscriptionName::Source(name) => source(name),
     }
 }
@@ -197,7 +197,7 @@ pub(super) fn is_of(kind: PartKind, content: &DeadLetterContent) -> bool {
         // A callback or a request of a source's subscriber is dead-lettered under the name of the subscription.
         DeadLetterContent::Callback(_) | DeadLetterContent::Http(_) => Some(false),
         DeadLetterContent::Command(command) => command.origin.as_ref().map(|origin| {
-            let plugin = |name| matches!(name, LedgerName::Commands(SubscriptionName::Plugin(_)));
+            let plugin = |name| matches!(name, LedgerName::Commands(SubscriptionName::Plugin(..)));
             !LedgerName::parse(&origin.ledger).is_some_and(plugin)
         }),
         _ => None,

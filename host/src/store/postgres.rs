@@ -13,6 +13,7 @@ mod callbacks;
 mod connection;
 mod content;
 mod dead_letters;
+mod division;
 mod failures;
 mod held_keys;
 mod hints;

@@ -39,6 +39,11 @@ pub trait Progress: Send + Sync + 'static {
     /// facts. Fails if the other name of one already has a place. Call this before the parts start.
     fn carry_over(&self, moves: &[(Part, String)], ack: Ack<Result<(), Error>>);
 
+    /// Moves what the subscription of a plugin has in other segments to this many segments, all or nothing: checkpoints, held keys,
+    /// callbacks, HTTP requests and facts. Does nothing if there is none. Fails while commands of the other segments are not settled,
+    /// and while another host may run one of them.
+    fn divide(&self, plugin: &Arc<str>, segments: u32, ack: Ack<Result<(), Error>>);
+
     /// Removes the place of a part, and the commands and messages that it has not sent. Its dead letters stay.
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>);
 
@@ -62,6 +67,9 @@ pub trait ProgressReader: Send {
 
     /// Returns the checkpoint of a subscription, if it ever had one.
     fn checkpoint(&mut self, subscription: &str) -> Result<Option<Position>, Error>;
+
+    /// Returns the checkpoints of all subscriptions, by name.
+    fn checkpoints(&mut self) -> Result<Vec<(String, Position)>, Error>;
 
     /// Returns the held keys of a subscription, in the order of their streams.
     fn held_keys(&mut self, subscription: &str) -> Result<Vec<HeldKey>, Error>;

@@ -14,6 +14,7 @@ mod content;
 mod dead_letter_room;
 mod dead_letters;
 mod dictionary;
+mod division;
 mod files;
 mod held_keys;
 mod http_requests;

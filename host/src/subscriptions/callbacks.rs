@@ -6,6 +6,7 @@
 //! A callback that fails pauses its key: no callback of the key is read until the pause is over. The pauses and the number
 //! of attempts are in memory, so a restart ends the pauses and counts from 0, as it does for events.
 
+use super::consumer;
 use super::deferred::DeferredKeys;
 use super::effects::{Outgoing, outgoing};
 use super::handler::{Handler, RetryDecision, Unhandled};
@@ -70,8 +71,10 @@ pub struct Environment {
 
 /// The parts of a subscription that its callbacks share with it.
 pub(super) struct CallbackLinks {
-    /// The name of the subscription in the store.
+    /// The name of the subscription in the store, or of the segment.
     pub(super) subscription: Arc<str>,
+    /// The consumer of its dead letters, after which the ids of its effects are named.
+    pub(super) consumer: Arc<str>,
     pub(super) slot: Arc<Slot>,
     pub(super) store: Arc<dyn EventStore>,
     pub(super) outbox: Arc<Outbox>,
@@ -374,7 +377,7 @@ impl CallbackWorker {
                     Some(before) => count = before,
                     None => {
                         let outgoing =
-                            outgoing(&self.links.subscription, effects, self.options.bounds, |index| &batch[index]);
+                            outgoing(&self.links.consumer, effects, self.options.bounds, |index| &batch[index]);
                         let outgoing = outgoing.logged(&self.links.subscription);
                         return self.step(batch, outgoing);
                     }
@@ -570,7 +573,7 @@ pub(super) fn failed_callback(subscription: &str, kept: &KeptCallback, reason: S
     let place = kept.place();
     tracing::warn!("subscription {subscription}: {place} can't be handled: {reason}");
     DeadLetter {
-        consumer: subscription.to_owned(),
+        consumer: consumer(subscription),
         place,
         key: key_text(kept.callback.key.as_deref()),
         reason,

@@ -1,6 +1,7 @@
 //! The subscription of a subscriber to recorded events: its three threads as one part.
 
 use super::callbacks::{CallbackLinks, CallbackOptions, Callbacks, Environment};
+use super::division::Successor;
 use super::key_worker::KeyWorker;
 use super::keys::{HeldKeys, KeyLinks, KeyRequest, KeysSummary};
 use super::outbox::Outbox;
@@ -8,12 +9,12 @@ use super::pausing::Pausing;
 use super::replay::{Again, ReplayError};
 use super::resets::{Reset, Resets, reset};
 use super::worker::SubscriptionWorker;
-use super::{Options, Subscription};
+use super::{Options, Subscription, named};
 use crate::aggregates::Aggregates;
 use crate::bounds::Bounds;
 use crate::follow::{FollowerProgress, Running, Stop};
 use crate::manifest::Start;
-use crate::model::{DeadLetterContent, Position};
+use crate::model::{DeadLetterContent, Position, Segment};
 use crate::plugin::Slot;
 use crate::status::{State, SubscriptionStatus};
 use crate::store::{self, EventStore};
@@ -45,15 +46,16 @@ pub(super) struct SubscriptionLinks {
 }
 
 impl EventSubscription {
-    /// Starts the subscription of a plugin that is a subscriber.
+    /// Starts the subscription of a plugin that is a subscriber, or a segment of it.
     pub(super) fn start(
         slot: &Arc<Slot>,
+        segment: Segment,
         options: Options,
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
         environment: &Environment,
     ) -> Result<Self, store::Error> {
-        let name = slot.name.clone();
+        let name = named(&slot.name, segment);
         let (stop, stopped) = Stop::new();
         let (keys, ends) = HeldKeys::new();
         let shared = SubscriptionLinks {
@@ -67,10 +69,18 @@ impl EventSubscription {
         };
         let bounds = options.bounds;
         let (key_slot, key_options) = (slot.clone(), options.clone());
-        let callbacks = Callbacks::start(shared.callback_links(slot), options.of_callbacks(), environment.clone())?;
+        let callbacks =
+            Callbacks::start(shared.callback_links(&name, slot), options.of_callbacks(), environment.clone())?;
         let runtime = environment.runtime.clone();
-        let worker = SubscriptionWorker::new(slot.clone(), options, shared.clone(), keys, stopped, runtime)?;
-        let key_worker = KeyWorker::new(key_slot, key_options, shared.clone(), ends)?;
+        let successor = Successor {
+            plugin: slot.name.clone(),
+            segment,
+            store: store.clone(),
+            aggregates: aggregates.clone(),
+            flows: environment.flows.clone(),
+        };
+        let worker = SubscriptionWorker::new(slot.clone(), successor, options, shared.clone(), keys, stopped, runtime)?;
+        let key_worker = KeyWorker::new(name.clone(), key_slot, key_options, shared.clone(), ends)?;
         let key_worker =
             supervise::restarting(format!("keys-{name}"), || Ok(key_worker), KeyWorker::begin_again, KeyWorker::run)
                 .map_err(|error| store::Error::Failed(format!("can't start the key worker of {name}: {error}")))?;
@@ -131,7 +141,7 @@ impl Subscription for EventSubscription {
         let SubscriptionLinks { store, outbox, keys, .. } = &self.shared;
         // A dead letter may be gone, and the key worker has not noticed it yet.
         let is_released = || {
-            let held = store.reader().and_then(|mut reader| reader.held_keys(&self.slot.name));
+            let held = store.reader().and_then(|mut reader| reader.held_keys(self.name()));
             held.is_ok_and(|held| held.iter().any(|held| held.behind.is_none()))
         };
         let moves = || keys.view.is_busy() || (keys.view.summary().waiting > 0 && is_released());
@@ -160,7 +170,7 @@ impl Subscription for EventSubscription {
     fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
         let Self { slot, bounds, shared: SubscriptionLinks { store, outbox, keys, replays, .. }, .. } = self;
         let replay = replays.held();
-        let replayed = Again { slot, bounds: *bounds, subscription: &slot.name, consumer: &slot.name, store, outbox }
+        let replayed = Again { slot, bounds: *bounds, subscription: self.name(), consumer: &slot.name, store, outbox }
             .replay(number, content);
         drop(replay);
         // An error means that the key worker has ended, because the subscription stops.
@@ -185,8 +195,9 @@ impl Options {
 }
 
 impl SubscriptionLinks {
-    fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
+    fn callback_links(&self, subscription: &Arc<str>, slot: &Arc<Slot>) -> CallbackLinks {
         let Self { store, outbox, pausing, .. } = self.clone();
-        CallbackLinks { subscription: slot.name.clone(), slot: slot.clone(), store, outbox, pausing, records: None }
+        let (subscription, consumer, slot) = (subscription.clone(), slot.name.clone(), slot.clone());
+        CallbackLinks { subscription, consumer, slot, store, outbox, pausing, records: None }
     }
 }

@@ -31,7 +31,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The state of the thread.
 pub(super) struct KeyWorker {
+    /// The name of the subscription, or of the segment.
     name: Arc<str>,
+    plugin: Arc<str>,
     handler: Handler,
     filter: Filter,
     options: Options,
@@ -95,17 +97,32 @@ fn before(version: Version) -> Version {
 
 impl KeyWorker {
     pub(super) fn new(
+        name: Arc<str>,
         slot: Arc<Slot>,
         options: Options,
         shared: SubscriptionLinks,
         ends: WorkerEnds,
     ) -> Result<Self, Error> {
-        let (name, links) = (slot.name.clone(), shared.keys.clone());
+        let (plugin, links) = (slot.name.clone(), shared.keys.clone());
         let handler = Handler::new(slot);
         let (filter, reader) = (handler.filter(), shared.store.reader()?);
         let (keys, looked) = (HashMap::new(), Instant::now());
         let (must_look, stopping) = (false, false);
-        Ok(Self { name, handler, filter, options, shared, links, ends, reader, keys, looked, must_look, stopping })
+        Ok(Self {
+            name,
+            plugin,
+            handler,
+            filter,
+            options,
+            shared,
+            links,
+            ends,
+            reader,
+            keys,
+            looked,
+            must_look,
+            stopping,
+        })
     }
 
     /// Restarts after a panic. The subscription's thread reads from the store how the keys are held, and sends them again.
@@ -323,7 +340,7 @@ impl KeyWorker {
 
     /// Makes the effects durable, together with the progress of the key.
     fn keep(&mut self, stream: &StreamId, events: &[RecordedEvent], effects: Effects) {
-        let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]).logged(&self.name);
+        let outgoing = outgoing(&self.plugin, effects, self.options.bounds, |index| &events[index]).logged(&self.name);
         let last = events[events.len() - 1].version;
         if self.step(stream, outgoing, KeyState::Retried(next(last)), None) {
             self.goes_on(stream, last);

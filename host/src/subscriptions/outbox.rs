@@ -249,7 +249,7 @@ impl Outbox {
             let append = Append { command, expected: ExpectedVersion::Any, decision, chain: None };
             return self.store.append(append, aggregates::when_recorded(reason, ack));
         }
-        let (consumer, place) = (self.subscription.to_string(), format!("command {}", command.id));
+        let (consumer, place) = (super::consumer(&self.subscription), format!("command {}", command.id));
         let letter = DeadLetter::of_command(consumer, place, reason.clone(), (*command).clone());
         self.store.dead_letter(letter, command.origin.clone(), aggregates::when_recorded(reason, ack));
     }

@@ -100,7 +100,8 @@ impl RecordOptions {
 impl RecordLinks {
     fn callback_links(&self, slot: &Arc<Slot>) -> CallbackLinks {
         let Self { subscription, store, outbox, pausing, deferred, .. } = self.clone();
-        CallbackLinks { subscription, slot: slot.clone(), store, outbox, pausing, records: Some(deferred) }
+        let (consumer, slot) = (subscription.clone(), slot.clone());
+        CallbackLinks { subscription, consumer, slot, store, outbox, pausing, records: Some(deferred) }
     }
 
     /// Takes over from the store which records are deferred. No step with such a record may be under way.

@@ -5,7 +5,7 @@ use super::handler::{Handler, Unhandled};
 use super::outbox::Outbox;
 use crate::ack::{self, Unanswered};
 use crate::bounds::Bounds;
-use crate::model::DeadLetterContent;
+use crate::model::{DeadLetterContent, Segment};
 use crate::plugin::Slot;
 use crate::store::{self, EventStore, Reached, event_at};
 use std::sync::Arc;
@@ -19,6 +19,9 @@ pub enum ReplayError {
     /// The dead letter is not one that a subscription can handle.
     #[error("{0}")]
     Foreign(String),
+    /// It is for another segment of the subscription.
+    #[error("segment {0} of the subscription handles it")]
+    OtherSegment(Segment),
     /// The store failed, or the dead letter is gone.
     #[error(transparent)]
     Store(#[from] store::Error),

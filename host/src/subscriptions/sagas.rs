@@ -15,17 +15,18 @@ mod under_way;
 mod worker;
 
 use super::callbacks::Environment;
+use super::division::Successor;
 use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::replay::ReplayError;
 use super::requests::Requests;
 use super::resets::{Reset, Resets, reset};
-use super::{Options, Subscription};
+use super::{Options, Subscription, named};
 use crate::aggregates::Aggregates;
 use crate::clock::Clock;
 use crate::follow::{FollowerProgress, Running, Stop};
 use crate::manifest::Start;
-use crate::model::{DeadLetterContent, Position};
+use crate::model::{DeadLetterContent, Position, Segment};
 use crate::plugin::{Role, SagaEnd, Slot};
 use crate::status::{SagaStatus, State, SubscriptionStatus};
 use crate::store::{self, EventStore, Reader};
@@ -97,15 +98,16 @@ impl SagaView {
 }
 
 impl SagaSubscription {
-    /// Starts the subscription of a plugin that has the role of a saga.
+    /// Starts the subscription of a plugin that has the role of a saga, or a segment of it.
     pub(super) fn start(
         slot: &Arc<Slot>,
+        segment: Segment,
         options: Options,
         store: &Arc<dyn EventStore>,
         aggregates: &Arc<Aggregates>,
         environment: &Environment,
     ) -> Result<Self, store::Error> {
-        let name = slot.name.clone();
+        let name = named(&slot.name, segment);
         let (stop, stopped) = Stop::new();
         let links = SagaLinks {
             store: store.clone(),
@@ -120,7 +122,14 @@ impl SagaSubscription {
         };
         let (slow, ends) = SlowLinks::new();
         let slow_requests = slow.requests();
-        let worker = SagaWorker::new(slot.clone(), options, links.clone(), slow, environment, stopped)?;
+        let successor = Successor {
+            plugin: slot.name.clone(),
+            segment,
+            store: store.clone(),
+            aggregates: aggregates.clone(),
+            flows: environment.flows.clone(),
+        };
+        let worker = SagaWorker::new(slot.clone(), successor, options, links.clone(), slow, environment, stopped)?;
         let slow = SlowWorker::start(slot, links.saga_type.clone(), &**store, ends, links.asked.clone())?;
         let running = Running::start(
             name,
@@ -157,7 +166,7 @@ impl Subscription for SagaSubscription {
         }
         (state, error) = self.slow.monitor().state((state, error));
         let (checkpoint, behind) = self.running.place();
-        let next = self.reader.held().next_callback(&self.slot.name, self.clock.now_ms()).unwrap_or_default();
+        let next = self.reader.held().next_callback(self.name(), self.clock.now_ms()).unwrap_or_default();
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         SubscriptionStatus {
             name: self.running.name().to_string(),
@@ -191,7 +200,7 @@ impl Subscription for SagaSubscription {
         // The rows are read first: when they are gone, their commands may not be sent yet. A command that is settled may
         // leave an outcome, and an outcome may send a command.
         let moves = || {
-            let next = self.reader.held().next_callback(&self.slot.name, self.clock.now_ms());
+            let next = self.reader.held().next_callback(self.name(), self.clock.now_ms());
             next.unwrap_or_default().is_due || view.is_working.load(Ordering::Acquire)
         };
         outbox.is_busy() || (!self.is_paused() && moves()) || outbox.is_busy()

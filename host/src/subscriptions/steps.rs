@@ -37,6 +37,8 @@ pub(super) struct Steps {
     under_way: VecDeque<(Position, usize, oneshot::Receiver<StepResult>)>,
     /// The bytes of all steps under way.
     bytes: usize,
+    /// Whether the store has a checkpoint. Without it the subscription would start anew.
+    has_checkpoint: bool,
     /// The number of the next step, if each step must fail after one that failed, whatever it has reached.
     row: Option<u64>,
 }
@@ -44,7 +46,8 @@ pub(super) struct Steps {
 impl Steps {
     pub(super) fn new(subscription: Arc<str>, store: Arc<dyn EventStore>, outbox: Arc<Outbox>) -> Self {
         let (stored, planned) = Default::default();
-        Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new(), bytes: 0, row: None }
+        let under_way = VecDeque::new();
+        Self { subscription, store, outbox, stored, planned, under_way, bytes: 0, has_checkpoint: false, row: None }
     }
 
     /// Lets every step fail after one that failed. The steps of events do so by their checkpoint, those of callbacks do not.
@@ -62,12 +65,20 @@ impl Steps {
     /// it is 0, so that its start is not decided again.
     pub(super) fn begin(&mut self, follower: &mut Follower, start: Start) -> Result<(), Error> {
         let checkpoint = follower.reader().checkpoint(&self.subscription)?;
+        if checkpoint.is_none() && self.has_checkpoint {
+            return Err(Error::Failed(format!(
+                "the store has no place of subscription {} any more, because a host has divided it in another way: give all hosts the \
+                 same manifest",
+                self.subscription
+            )));
+        }
         self.stored = checkpoint.unwrap_or_default();
         self.go_on();
         if checkpoint.is_none() {
             self.take(start.checkpoint(follower.head()), Outgoing::default(), None, None)?;
             self.finish()?;
         }
+        self.has_checkpoint = true;
         Ok(())
     }
 

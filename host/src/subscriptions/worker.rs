@@ -1,5 +1,6 @@
 //! The thread of a subscription.
 
+use super::division::{Share, Successor};
 use super::effects::{Outgoing, outgoing};
 use super::events::SubscriptionLinks;
 use super::handler::{Handler, RetryDecision, Unhandled};
@@ -7,7 +8,7 @@ use super::keys::{FirstAttempt, HeldKeys, KeyAnswer};
 use super::pausing::event_place;
 use super::resets::{Reset, ResetRequest};
 use super::steps::{StepResult, Steps};
-use super::{Options, dead_lettered};
+use super::{Options, dead_lettered, named};
 use crate::ack;
 use crate::backoff::Pauses;
 use crate::filter::Filter;
@@ -16,7 +17,7 @@ use crate::manifest::OnFailure;
 use crate::model::{Position, RecordedEvent};
 use crate::plugin::{Effects, Slot};
 use crate::status::State;
-use crate::store::{Error, KeyChange, KeyState, Reached};
+use crate::store::{Error, KeyChange, KeyState, Reached, Step};
 use crate::supervise::Held as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +31,10 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The state of a subscription's thread.
 pub(super) struct SubscriptionWorker {
-    /// The name of the subscription and of its plugin.
+    /// The name of the subscription, or of the segment.
     name: Arc<str>,
+    successor: Successor,
+    share: Share,
     handler: Handler,
     filter: Filter,
     options: Options,
@@ -49,6 +52,7 @@ pub(super) struct SubscriptionWorker {
 impl SubscriptionWorker {
     pub(super) fn new(
         slot: Arc<Slot>,
+        successor: Successor,
         options: Options,
         shared: SubscriptionLinks,
         keys: HeldKeys,
@@ -56,11 +60,13 @@ impl SubscriptionWorker {
         runtime: Handle,
     ) -> Result<Self, Error> {
         let follower = Follower::new(&*shared.store, stop, runtime)?;
-        let name = slot.name.clone();
+        let name = named(&slot.name, successor.segment);
+        let share = Share::new(name.clone(), successor.segment);
         let handler = Handler::new(slot);
         let filter = handler.filter();
         let steps = Steps::new(name.clone(), shared.store.clone(), shared.outbox.clone());
-        Ok(Self { name, handler, filter, options, shared, follower, steps, keys, needs_key: false, no_room: None })
+        let (needs_key, no_room) = (false, None);
+        Ok(Self { name, successor, share, handler, filter, options, shared, follower, steps, keys, needs_key, no_room })
     }
 
     /// Restarts after a panic. It waits for the steps in flight, because only then it is known what is durable.
@@ -100,6 +106,8 @@ impl SubscriptionWorker {
     fn work(&mut self) -> Result<(), Error> {
         // Steps of an earlier try may be in flight. Only when they have ended the store's checkpoint is known.
         self.steps.abandon();
+        let Self { successor, follower, shared, .. } = self;
+        successor.take_over(follower, |reason| shared.progress.is_because(State::Retrying, reason))?;
         self.shared.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
@@ -129,11 +137,12 @@ impl SubscriptionWorker {
                 break;
             }
             self.renew_code();
-            let page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
+            let mut page = self.follower.page(reached, &self.filter, self.options.batch_max)?;
             // The page may have events of newer code, which only the newer code of this subscription may meet.
             if self.handler.is_outdated() {
                 continue;
             }
+            self.share.keep_own(&mut page.events, |stream| self.keys.last_left(stream).is_some());
             if !page.events.is_empty() && !self.deliver(page.events, page.reached)? {
                 // Unwanted events before the page needed no step, so `reached` may be further than the steps.
                 reached = self.steps.planned().max(reached);
@@ -173,7 +182,7 @@ impl SubscriptionWorker {
                 KeyAnswer::Handled { stream, next, seen } => match self.keys.last_left(&stream) {
                     // It was taken back before: the answer is from before a restart.
                     None => {}
-                    Some(last) if last > seen || seen > reached => self.keys.go_on(stream),
+                    Some(last) if last > seen || seen.max(self.share.first_new()) > reached => self.keys.go_on(stream),
                     Some(_) => {
                         let change = KeyChange { stream: stream.clone(), from: Some(next), to: KeyState::Free };
                         self.steps.take(reached.max(self.steps.planned()), Outgoing::default(), Some(change), None)?;
@@ -245,6 +254,7 @@ impl SubscriptionWorker {
     /// not decided again.
     fn begin(&mut self) -> Result<Position, Error> {
         self.steps.begin(&mut self.follower, self.options.start)?;
+        self.share.begin(self.follower.reader(), self.steps.stored())?;
         // A replay that has just released a key sends its commands before those of later events.
         let replays = self.shared.replays.clone();
         let _none = replays.held();
@@ -314,7 +324,7 @@ impl SubscriptionWorker {
         self.steps.finish()?;
         let from = self.steps.stored();
         let to = wanted.checkpoint(self.follower.head());
-        let step = Outgoing::default().step(&self.name, Reached::Reset(to));
+        let step = Step { fact: self.share.reset(), ..Outgoing::default().step(&self.name, Reached::Reset(to)) };
         let moved = ack::wait(|ack| self.shared.store.advance(step, ack));
         match &moved {
             Ok(_) => tracing::info!("subscription {} is reset from position {from} to {to}", self.name),
@@ -393,7 +403,7 @@ impl SubscriptionWorker {
 
     /// Makes the effects durable together with the checkpoint.
     fn keep(&mut self, events: &[RecordedEvent], effects: Effects, reached: Position) -> Result<(), Error> {
-        let outgoing = outgoing(&self.name, effects, self.options.bounds, |index| &events[index]);
+        let outgoing = outgoing(&self.successor.plugin, effects, self.options.bounds, |index| &events[index]);
         self.steps.take(reached, outgoing.logged(&self.name), None, None)
     }
 

@@ -16,7 +16,7 @@ fn asking(number: u64, key: &str) -> Command {
     let request = OutcomeRequest { key: Some(key.into()), attachment: number.to_string().into_bytes() };
     Command {
         outcome_use: OutcomeUse::Delivered(request),
-        ..numbered(&order(key), &SubscriptionName::Plugin(SUBSCRIPTION).ledger().to_string(), number)
+        ..numbered(&order(key), &SubscriptionName::Plugin(SUBSCRIPTION, Segment::WHOLE).ledger().to_string(), number)
     }
 }
 
@@ -95,7 +95,7 @@ pub fn an_outcome_that_was_asked_for_is_kept_and_nothing_is_dead_lettered<P: Pla
         assert!(kept.time_ms > 0, "{kept:?}");
     }
     assert_eq!(letters(&*store, 10), (Vec::new(), 0));
-    let ledger = SubscriptionName::Plugin(SUBSCRIPTION).ledger().to_string();
+    let ledger = SubscriptionName::Plugin(SUBSCRIPTION, Segment::WHOLE).ledger().to_string();
     assert_eq!(reader(&*store).ledger(&ledger).unwrap().next, endings.len() as u64);
     // The sender of a command that nobody asked about learns nothing.
     let plain = Command { outcome_use: OutcomeUse::Counted, ..asking(endings.len() as u64, "a") };

@@ -58,6 +58,7 @@ mod restores;
 mod sagas;
 mod schedules;
 mod secured_api;
+mod segments;
 mod server_sent_events;
 mod several_aggregates;
 mod several_hosts;

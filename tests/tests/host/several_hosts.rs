@@ -49,15 +49,9 @@ fn parts(host: &TestHost) -> Vec<String> {
     parts.into_iter().map(|part| part.as_str().expect("a name").to_owned()).collect()
 }
 
-/// Waits until all parts run, each on one of these hosts, and as evenly as possible.
+/// Waits until all parts of the manifest run, each on one of these hosts, and as evenly as possible.
 fn divided(hosts: &[&TestHost]) {
-    let share = PARTS.len().div_ceil(hosts.len());
-    until("all parts run, and each on one host", || {
-        let parts: Vec<Vec<String>> = hosts.iter().map(|host| parts(host)).collect();
-        let all: BTreeSet<&str> = parts.iter().flatten().map(String::as_str).collect();
-        let count = parts.iter().flatten().count();
-        all == PARTS.into() && count == PARTS.len() && parts.iter().all(|parts| parts.len() <= share)
-    });
+    divided_as(hosts, &PARTS);
 }
 
 /// Returns which of the hosts runs a part.
@@ -231,6 +225,76 @@ fn a_part_that_the_longest_running_host_does_not_have_is_said_to_run_nowhere() {
     divided(&[&two.host]);
     confirmed(&two.host, 1);
     two.host.stop();
+}
+
+/// Waits until these parts run, each on one of the hosts, and as evenly as possible.
+fn divided_as(hosts: &[&TestHost], all: &[&str]) {
+    let share = all.len().div_ceil(hosts.len());
+    until("these parts run, each on one host", || {
+        let running: Vec<Vec<String>> = hosts.iter().map(|host| parts(host)).collect();
+        let mut names: Vec<&str> = running.iter().flatten().map(String::as_str).collect();
+        names.sort_unstable();
+        names == all && running.iter().all(|parts| parts.len() <= share)
+    });
+}
+
+#[test]
+fn the_segments_of_a_subscription_are_divided_among_the_hosts_and_their_number_changes_host_by_host() {
+    let Some(server) = Postgres::shared() else { return };
+    let url = server.database();
+    let text = |segments: u32| {
+        let (before, schedules) = MANIFEST.split_once("[schedules").expect("a schedule");
+        format!("{before}[subscriptions.warehouse]\nsegments = {segments}\n[schedules{schedules}")
+    };
+    let mut members: Vec<Member> = (0..3)
+        .map(|_| {
+            let setting = Setting::new(&text(3));
+            let host = start(&setting, &url);
+            Member { setting, host }
+        })
+        .collect();
+    let mut sent = 0;
+    let mut send = |members: &[Member], count: usize| {
+        for _ in 0..count {
+            let host = &members[sent % members.len()].host;
+            assert_eq!(host.send("order", &sent.to_string(), "CreateOrder", &order(sent % 5)).status, 200);
+            sent += 1;
+        }
+        sent
+    };
+    fn all(members: &[Member]) -> Vec<&TestHost> {
+        members.iter().map(|member| &member.host).collect()
+    }
+    let three = ["schedules", "subscription warehouse:1", "subscription warehouse:2", "subscription warehouse:3"];
+    divided_as(&all(&members), &three);
+    confirmed(&members[0].host, send(&members, 40));
+    let checkpoints =
+        "SELECT subscription FROM wasmill.checkpoints WHERE subscription LIKE 'ware%' AND commands > 0 ORDER BY 1";
+    assert_eq!(
+        sql(&url, checkpoints),
+        ["warehouse:1of3", "warehouse:2of3", "warehouse:3of3"],
+        "each has handled events"
+    );
+
+    // One is killed: the others run its segment.
+    let Member { host, .. } = members.pop().expect("three of them");
+    let pid = host.status()["host"]["pid"].as_u64().expect("a process").try_into().expect("a process id");
+    signal(pid, libc::SIGKILL);
+    assert_eq!(host.ended(), None, "it was killed");
+    divided_as(&all(&members), &three);
+    confirmed(&members[1].host, send(&members, 20));
+
+    // Another number, host by host. While they differ, nobody runs a segment of the one division beside one of the other.
+    members[0].setting.manifest(&text(2));
+    assert_eq!(members[0].host.post("/v1/manifest/reload", &json!({}), &[]).status, 200);
+    send(&members, 10);
+    members[1].setting.manifest(&text(2));
+    assert_eq!(members[1].host.post("/v1/manifest/reload", &json!({}), &[]).status, 200);
+    let two = ["schedules", "subscription warehouse:1", "subscription warehouse:2"];
+    divided_as(&all(&members), &two);
+    confirmed(&members[0].host, send(&members, 20));
+    assert_eq!(sql(&url, checkpoints), ["warehouse:1of2", "warehouse:2of2"]);
+    members.into_iter().for_each(|member| member.host.stop());
 }
 
 /// Whatever somebody has done to the rows, each part comes to run on one host again.

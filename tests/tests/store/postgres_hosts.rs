@@ -100,6 +100,41 @@ fn followed(store: &PostgresStore, events: usize) -> Vec<u64> {
     positions
 }
 
+/// A host that has another number of segments runs some of them beside those of this one, so nothing of them may be moved.
+#[test]
+fn a_subscription_gets_other_segments_only_when_all_hosts_that_run_it_agree() {
+    let Some(server) = Postgres::shared() else { return };
+    let [one, two] = pair(&server.database());
+    let introduce = |store: &PostgresStore, segments: &str| {
+        let settings = [("segments".to_owned(), segments.to_owned())].into();
+        let change = SharingChange::Introduce(format!("http://{segments}"), settings);
+        ask(|done| sharing(store).change(change, done)).answer().expect("it is introduced");
+    };
+    introduce(&one, "3");
+    introduce(&two, "2");
+    let divide = || ask(|done| one.divide(&"checkout".into(), 3, done)).answer();
+    let position = record(&one, &order(1), 1).position;
+    advance(&two, step("checkout:1of2", Position(0), position)).expect("a step");
+    for lease in ["subscription checkout", "subscription checkout:2"] {
+        take(&two, &[lease]);
+        let refused = divide().expect_err("the other host may handle something");
+        let text = refused.to_string();
+        assert!(refused.is_passing() && text.contains(lease) && text.contains("http://2"), "{text}");
+        give_up(&two, &[lease]);
+    }
+    take(&two, &["subscription checkouts", "subscription check:1", "sink checkout:1"]);
+    take(&one, &["subscription checkout:1"]);
+    take(&two, &["subscription checkout:2"]);
+    assert!(divide().is_err());
+    introduce(&two, "3");
+    divide().expect("both agree");
+    let names: Vec<String> =
+        reader(&two).checkpoints().expect("checkpoints").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["checkout:1of3", "checkout:2of3", "checkout:3of3"]);
+    let late = advance(&two, step("checkout:1of2", position, position));
+    assert!(matches!(late, Err(Error::CheckpointMoved { .. })), "{late:?}");
+}
+
 #[test]
 fn a_reader_skips_nothing_while_transactions_of_two_hosts_are_slow() {
     const EACH: usize = 600;

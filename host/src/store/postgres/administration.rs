@@ -21,6 +21,7 @@ impl Writer {
             AdminRequest::Restore(stream) => self.restore(&stream),
             AdminRequest::CarryOver(moves) => self.carry_over(&moves),
             AdminRequest::Forget(part) => self.forget(&part),
+            AdminRequest::Divide(plugin, segments) => self.divide(&plugin, segments),
             AdminRequest::BeginLedger(name, next) => self.begin_ledger(&name, next),
             AdminRequest::ResetLedger(name, next) => self.reset_ledger(&name, next),
             AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),
@@ -73,8 +74,7 @@ impl Writer {
             }
             DeadLetterContent::Http(mut request) => {
                 request.request.hops = 0;
-                // The subscription may have another name by now.
-                request.subscription = kept.letter.consumer.into();
+                request.subscription = self.asker(&kept.letter.consumer, request.request.key.as_deref())?;
                 self.add_request(&request)?;
             }
             _ => {

@@ -7,7 +7,7 @@ use super::address::Address;
 use super::connection::{Change, Connection, Network, int, uint, value};
 use super::pending::Pending;
 use super::{content, membership, schema};
-use crate::model::{LedgerName, QuickMap, RecordedEvent, SinkName, StreamId, SubscriptionName};
+use crate::model::{LedgerName, QuickMap, RecordedEvent, Segment, SinkName, StreamId, SubscriptionName};
 use crate::store::sqlite::{Begins, Imported};
 use crate::store::{Error, encoding, move_mark};
 use std::collections::BTreeSet;
@@ -95,7 +95,7 @@ impl Importer {
         let mut changes = Vec::new();
         for (parts, position) in [(&begins.after, position), (&begins.at_first, 0)] {
             for plugin in &parts.subscriptions {
-                let name = SubscriptionName::Plugin(plugin).to_string();
+                let name = SubscriptionName::Plugin(plugin, Segment::WHOLE).to_string();
                 let sql = "INSERT INTO checkpoints (subscription, position, commands) VALUES ($1, $2, 0)
                            ON CONFLICT (subscription) DO UPDATE SET position = excluded.position";
                 changes.push(Change { doing: DOING, sql, values: vec![value(name), value(int(position))] });

@@ -168,7 +168,7 @@ impl Writer {
     }
 
     /// Forgets what is known under the names of parts.
-    fn forget_names(&mut self) {
+    pub(super) fn forget_names(&mut self) {
         self.hints.forget_progress();
         self.hints.end_transaction();
         self.rows.clear();

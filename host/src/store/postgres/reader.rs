@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, int, text, uint};
 use super::pool::Pool;
-use super::{callbacks, dead_letters, held_keys, http_requests, outbox, places, snapshots};
+use super::{callbacks, dead_letters, division, held_keys, http_requests, outbox, places, snapshots};
 use crate::filter::Filter;
 use crate::model::{
     CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, KeptRequest, Message, Position, QuickMap,
@@ -384,6 +384,10 @@ impl ProgressReader for PostgresReader {
         let sql = "SELECT position FROM checkpoints WHERE subscription = $1";
         let row = self.with(|connection, _| connection.first("reading a checkpoint", sql, &[&subscription]))?;
         Ok(row.map(|row| Position(uint(&row, 0))))
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<(String, Position)>, Error> {
+        self.with(|connection, _| division::checkpoints(connection))
     }
 
     fn held_keys(&mut self, subscription: &str) -> Result<Vec<HeldKey>, Error> {

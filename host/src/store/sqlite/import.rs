@@ -9,7 +9,7 @@ use super::dictionary::Dictionary;
 use super::stream_index::{Entry, Filler, Key, StreamIndex};
 use super::{Error, Options, failed, files, moving, owner, rows, schema};
 use crate::exhaustion;
-use crate::model::{FactName, LedgerName, RecordedEvent, SinkName, StreamId, SubscriptionName};
+use crate::model::{FactName, LedgerName, RecordedEvent, Segment, SinkName, StreamId, SubscriptionName};
 use rusqlite::{Connection, params};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -153,7 +153,7 @@ impl Importer {
         let failed = failed("completing an import");
         for (parts, position) in [(&begins.after, self.position), (&begins.at_first, 0)] {
             for plugin in &parts.subscriptions {
-                let name = SubscriptionName::Plugin(plugin).to_string();
+                let name = SubscriptionName::Plugin(plugin, Segment::WHOLE).to_string();
                 let insert = "INSERT INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, 0)";
                 self.connection.execute(insert, params![name, position]).map_err(&failed)?;
             }

@@ -6,7 +6,7 @@ use super::outbox::Queue;
 use super::snapshots::{self, SnapshotReader};
 use super::stream_index::{CHUNK_COLUMNS, Chunk, Key, StreamIndex};
 use super::tail::Tail;
-use super::{Error, callbacks, dead_letters, failed, held_keys, http_requests, places, rows, schema};
+use super::{Error, callbacks, dead_letters, division, failed, held_keys, http_requests, places, rows, schema};
 use crate::filter::Filter;
 use crate::model::{
     CallbackKey, Command, DeadLetterContent, KeptCallback, KeptDeadLetter, KeptRequest, Message, Position,
@@ -394,6 +394,10 @@ impl ProgressReader for SqliteReader {
         Ok(found.into_iter().next())
     }
 
+    fn checkpoints(&mut self) -> Result<Vec<(String, Position)>, Error> {
+        division::checkpoints(&self.connection)
+    }
+
     fn held_keys(&mut self, subscription: &str) -> Result<Vec<HeldKey>, Error> {
         held_keys::of(&self.connection, subscription)
     }
@@ -483,7 +487,7 @@ impl ProgressReader for SqliteReader {
 }
 
 /// Returns the commands of a subscription that are not settled, in order.
-fn pending_commands(connection: &Connection, subscription: &str) -> Result<Vec<Command>, Error> {
+pub(super) fn pending_commands(connection: &Connection, subscription: &str) -> Result<Vec<Command>, Error> {
     let doing = "reading the commands of a subscription";
     let steps = Queue::Commands(subscription).rows(connection).map_err(failed(doing))?;
     // The ledger is read after the commands, so that it has what was settled meanwhile.

@@ -112,6 +112,16 @@ impl SagaWorker {
 
     /// Handles an event, or defers it. Returns false if it must be tried again later.
     fn event(&mut self, filling: &mut Filling, event: &RecordedEvent, key: EventKey) -> Result<bool, Error> {
+        // The aggregate decides which segment counts or dead-letters an event that is for no saga.
+        let aggregate = event.stream.aggregate_id.clone();
+        let own = match &key {
+            EventKey::Saga(key) => key,
+            EventKey::None | EventKey::Failed(_) => &aggregate,
+        };
+        if !self.share.handles(own, event.position) {
+            filling.to = Some(event.position);
+            return Ok(true);
+        }
         let key = match key {
             EventKey::None => {
                 SagaView::count(&self.links.view.ignored);
@@ -386,7 +396,8 @@ impl SagaWorker {
             Ok(Decided::Decision(version, decision)) => {
                 let end = decision.end;
                 let stream = self.stream(key);
-                let outgoing = saga_outgoing(&self.name, &stream, version, decision, self.options.bounds, cause);
+                let outgoing =
+                    saga_outgoing(&self.successor.plugin, &stream, version, decision, self.options.bounds, cause);
                 if let Some(reason) = self.unrecordable(&outgoing) {
                     // The live saga has the events already.
                     self.sagas.lose();

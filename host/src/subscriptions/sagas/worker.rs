@@ -14,14 +14,15 @@ use crate::follow::{Follower, IDLE_STRIDE, Stop};
 use crate::model::{DeadLetterContent, Position, StreamId, Version};
 use crate::plugin::{SagaInput, Slot};
 use crate::status::State;
-use crate::store::{Error, HeldKey, KeyChange, KeyState, Reached, event_at};
-use crate::subscriptions::Options;
+use crate::store::{Error, HeldKey, KeyChange, KeyState, Reached, Step, event_at};
 use crate::subscriptions::callbacks::Environment;
 use crate::subscriptions::deferred::DEFERRED_MAX;
+use crate::subscriptions::division::{Share, Successor};
 use crate::subscriptions::effects::Outgoing;
 use crate::subscriptions::replay::ReplayError;
 use crate::subscriptions::resets::{Reset, ResetRequest};
 use crate::subscriptions::steps::{StepResult, Steps};
+use crate::subscriptions::{Options, named};
 use crate::supervise::Held as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,8 +40,10 @@ pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// The state of the thread.
 pub(super) struct SagaWorker {
-    /// The name of the subscription and of its plugin.
+    /// The name of the subscription, or of the segment.
     pub(super) name: Arc<str>,
+    pub(super) successor: Successor,
+    pub(super) share: Share,
     pub(super) sagas: LiveSagas,
     /// The events that are inputs, and those that start a saga.
     pub(super) filters: (Filter, Filter),
@@ -63,6 +66,7 @@ pub(super) struct SagaWorker {
 impl SagaWorker {
     pub(super) fn new(
         slot: Arc<Slot>,
+        successor: Successor,
         options: Options,
         links: SagaLinks,
         slow: SlowLinks,
@@ -70,7 +74,7 @@ impl SagaWorker {
         stop: Stop,
     ) -> Result<Self, Error> {
         let follower = Follower::new(&*links.store, stop, environment.runtime.clone())?;
-        let name = slot.name.clone();
+        let name = named(&slot.name, successor.segment);
         let mut sagas = LiveSagas::new(slot, links.saga_type.clone());
         sagas.hurry(true);
         Ok(Self {
@@ -86,6 +90,8 @@ impl SagaWorker {
             changed: links.store.callbacks_changed(),
             is_in_pass: false,
             looked: Instant::now(),
+            share: Share::new(name.clone(), successor.segment),
+            successor,
             name,
             links,
         })
@@ -133,6 +139,8 @@ impl SagaWorker {
         // Only when they have ended it is known what the store has.
         self.steps.abandon();
         self.sagas.lose();
+        let Self { successor, follower, links, .. } = self;
+        successor.take_over(follower, |reason| links.progress.is_because(State::Retrying, reason))?;
         self.links.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
@@ -235,6 +243,7 @@ impl SagaWorker {
     /// Returns the store's checkpoint. A subscription without one gets it now, so that its start is not decided again.
     fn begin(&mut self) -> Result<Position, Error> {
         self.steps.begin(&mut self.follower, self.options.start)?;
+        self.share.begin(self.follower.reader(), self.steps.stored())?;
         let deferred = self.follower.reader().deferred(&self.name)?;
         let held = self.follower.reader().held_keys(&self.name)?;
         self.is_in_pass = false;
@@ -359,7 +368,7 @@ impl SagaWorker {
             ))));
             return Ok(reached);
         }
-        let step = Outgoing::default().step(&self.name, Reached::Reset(to));
+        let step = Step { fact: self.share.reset(), ..Outgoing::default().step(&self.name, Reached::Reset(to)) };
         let moved = ack::wait(|ack| self.links.store.advance(step, ack));
         match &moved {
             Ok(_) => tracing::info!("subscription {} is reset from position {from} to {to}", self.name),
@@ -400,6 +409,9 @@ impl SagaWorker {
                 let event = event_at(self.follower.reader(), *position)?;
                 match self.event_key(&event) {
                     Ok(EventKey::None) => Handled::Done,
+                    Ok(EventKey::Saga(key)) if !self.share.has(&key) => {
+                        return Err(ReplayError::OtherSegment(self.share.segment_of(&key)));
+                    }
                     Ok(EventKey::Failed(reason)) => return Err(ReplayError::Refused(reason)),
                     Ok(EventKey::Saga(key)) => self.input(&mut filling, &key, SagaInput::Event(&event), &event)?,
                     Err(unhandled) => Handled::Failed(unhandled),
