@@ -1,9 +1,13 @@
-//! The client of the host's HTTP API, whose calls survive a restart of the host.
+//! The client of the hosts' HTTP API, whose calls survive a restart of a host.
+//!
+//! With several hosts an answer is about all of them.
 
 use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
 use wasmill_driver::api::Client;
 use wasmill_driver::host::Host;
 
@@ -12,9 +16,12 @@ const SOURCE: &str = "baskets";
 /// The time-out of a call. It is longer than any wait that is requested from the host.
 const CALL_WAIT: Duration = Duration::from_secs(60);
 
-/// A client of one host, through its restarts.
+/// The pause between two looks at several hosts.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A client of the hosts, through their restarts.
 pub(crate) struct Api<'a> {
-    host: &'a Host,
+    hosts: &'a [Host],
     client: Client,
 }
 
@@ -106,26 +113,87 @@ pub(crate) struct DeadLetterItem {
     pub(crate) reason: String,
 }
 
+impl Progress {
+    /// Puts together what several hosts know. Each knows how far the partitions are that it has read.
+    fn together(each: Vec<Self>) -> Self {
+        let mut partitions = BTreeMap::<i32, u64>::new();
+        for Partition { partition, next } in each.into_iter().flat_map(|progress| progress.partitions) {
+            let known = partitions.entry(partition).or_default();
+            *known = next.max(*known);
+        }
+        let handled = partitions.values().sum();
+        let partitions = partitions.into_iter().map(|(partition, next)| Partition { partition, next }).collect();
+        Self { handled, partitions }
+    }
+}
+
+impl Status {
+    /// Adds what another host of the same store has.
+    fn with(mut self, other: Self) -> Self {
+        self.store.position = self.store.position.max(other.store.position);
+        self.sources.extend(other.sources);
+        self.subscriptions.extend(other.subscriptions);
+        self.projections.extend(other.projections);
+        self.sinks.extend(other.sinks);
+        self
+    }
+}
+
 impl<'a> Api<'a> {
     /// Makes a client.
-    pub(crate) fn new(host: &'a Host) -> Self {
-        Self { host, client: Client::new(CALL_WAIT) }
+    pub(crate) fn new(hosts: &'a [Host]) -> Self {
+        Self { hosts, client: Client::new(CALL_WAIT) }
     }
 
     /// Returns as soon as the source has processed this many records, or after `wait`.
     pub(crate) fn wait_source(&self, handled: u64, wait: Duration) -> Result<Progress> {
+        if let [host] = self.hosts {
+            return self.source(host, handled, wait);
+        }
+        let deadline = Instant::now() + wait;
+        loop {
+            let each = self.hosts.iter().map(|host| self.source(host, 0, Duration::ZERO));
+            let progress = Progress::together(each.collect::<Result<_>>()?);
+            if progress.handled >= handled || Instant::now() >= deadline {
+                return Ok(progress);
+            }
+            thread::park_timeout(LOOK_AGAIN);
+        }
+    }
+
+    fn source(&self, host: &Host, handled: u64, wait: Duration) -> Result<Progress> {
         let wait_ms = wait.as_millis();
-        self.call(&format!("/v1/sources/{SOURCE}/wait?handled={handled}&timeout_ms={wait_ms}"), None)
+        self.call(host, &format!("/v1/sources/{SOURCE}/wait?handled={handled}&timeout_ms={wait_ms}"), None)
     }
 
-    /// Returns as soon as nothing is left to do, or after `wait`.
+    /// Returns as soon as nothing is left to do, or after `wait`. What one host does may give another one work, so several are drained
+    /// if two looks at all of them find each drained, and all at the same position.
     pub(crate) fn drained(&self, wait: Duration) -> Result<Drained> {
-        self.call(&format!("/v1/drained?timeout_ms={}", wait.as_millis()), None)
+        let path = format!("/v1/drained?timeout_ms={}", wait.as_millis());
+        if let [host] = self.hosts {
+            return self.call(host, &path, None);
+        }
+        let mut at = None;
+        for _ in 0..2 {
+            for host in self.hosts {
+                let found: Drained = self.call(host, &path, None)?;
+                if !found.drained {
+                    return Ok(found);
+                }
+                if *at.get_or_insert(found.position) != found.position {
+                    let waiting_for = Some("the hosts to be drained at one position".to_owned());
+                    return Ok(Drained { drained: false, position: None, waiting_for });
+                }
+            }
+        }
+        Ok(Drained { drained: true, position: at.flatten(), waiting_for: None })
     }
 
-    /// Returns the host's status.
+    /// Returns the status of the hosts.
     pub(crate) fn status(&self) -> Result<Status> {
-        self.call("/v1/status", None)
+        let each = self.hosts.iter().map(|host| self.call::<Status>(host, "/v1/status", None));
+        let each: Vec<Status> = each.collect::<Result<_>>()?;
+        each.into_iter().reduce(Status::with).context("there is a host")
     }
 
     /// Sends a query to the projection `sales`, which first waits until it has reached a position.
@@ -135,12 +203,16 @@ impl<'a> Api<'a> {
         params: &serde_json::Value,
         position: u64,
     ) -> Result<T> {
-        self.call(&format!("/v1/queries/sales/{name}?position={position}&timeout_ms=10000"), Some(params))
+        self.call(
+            &self.hosts[0],
+            &format!("/v1/queries/sales/{name}?position={position}&timeout_ms=10000"),
+            Some(params),
+        )
     }
 
     /// Calls the host. If it is killed during the call, the call is repeated.
-    fn call<T: DeserializeOwned>(&self, path: &str, body: Option<&serde_json::Value>) -> Result<T> {
-        let answer = self.host.call(path, |url| match body {
+    fn call<T: DeserializeOwned>(&self, host: &Host, path: &str, body: Option<&serde_json::Value>) -> Result<T> {
+        let answer = host.call(path, |url| match body {
             None => self.client.get(url),
             Some(body) => self.client.post(url, body, &[]),
         })?;

@@ -1,4 +1,4 @@
-//! Deliberate crashes: the host is killed at random moments of its work and restarted on the same folder.
+//! Deliberate crashes: a host is killed at random moments of its work and restarted on the same folder.
 
 use crate::api::Api;
 use crate::flow;
@@ -32,9 +32,9 @@ pub(crate) struct Work {
     pub(crate) records: u64,
 }
 
-/// Crashes the host `times` times while it is at work, and calls `tell` after each.
+/// Crashes one of the hosts `times` times while they are at work, and calls `tell` after each.
 pub(crate) fn crash(
-    host: &Host,
+    hosts: &[Host],
     api: &Api<'_>,
     work: Work,
     times: usize,
@@ -50,7 +50,7 @@ pub(crate) fn crash(
             }
             handled = api.wait_source(work.before + moment, LOOK)?.handled;
         }
-        let crash = once(host, api, work, handled)?;
+        let crash = once(&hosts[fastrand::usize(..hosts.len())], api, work, handled)?;
         tell(crash);
         crashes.push(crash);
     }

@@ -1,8 +1,8 @@
 //! The grocery example from end to end: it writes baskets to Kafka and reads the results back.
 //!
 //! It starts a host on the example's manifest, produces the baskets, waits until everything is drained, and prints the
-//! figures of the read model, the store and the topic. With `--crash N` it kills the host N times on the way. It knows
-//! the host only from outside, and the producer counts nothing of what it prints. [`wasmill_driver`] starts the host
+//! figures of the read model, the store and the topic. With `--crash N` it kills a host N times on the way, and with `--hosts N`
+//! several hosts divide the work. It knows the hosts only from outside, and the producer counts nothing of what it prints. [`wasmill_driver`] starts the host
 //! and calls it.
 
 mod api;
@@ -12,13 +12,14 @@ mod crash;
 mod database;
 mod figures;
 mod flow;
+mod hosts;
 mod producer;
 mod progress;
 mod run;
 mod start;
 mod summary;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +46,10 @@ pub(crate) struct Options {
     /// Start a PostgreSQL server of this machine's programs, and keep the store there instead of in the data folder.
     #[arg(long, conflicts_with = "keep")]
     pub(crate) postgres: bool,
+    /// Run this many hosts on the store in PostgreSQL, which divide the work. They need a cluster, because a development broker
+    /// belongs to one host.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9), requires = "postgres")]
+    pub(crate) hosts: u32,
     /// The host's program [default: `wasmill` beside this program]
     #[arg(long, value_name = "PATH")]
     pub(crate) wasmill: Option<PathBuf>,
@@ -74,6 +79,9 @@ pub fn main() -> ExitCode {
 }
 
 fn demo(options: &Options) -> Result<Vec<String>> {
+    if options.hosts > 1 && options.brokers.is_none() {
+        bail!("several hosts need a Kafka cluster: start one with `cargo xtask kafka up`, and name it with --brokers");
+    }
     let outcome = run::run(options)?;
     match options.json {
         true => println!("{}", serde_json::to_string(&outcome.figures)?),

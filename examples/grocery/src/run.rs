@@ -2,22 +2,22 @@
 
 use crate::api::Api;
 use crate::crash::{self, Crash, Work};
-use crate::database::Database;
 use crate::figures::Figures;
+use crate::hosts::Hosts;
 use crate::producer::{self, Producer};
 use crate::progress::Progress;
-use crate::start::{self, Differences, NOTIFICATIONS, Start};
+use crate::start::{NOTIFICATIONS, Start};
 use crate::{Options, baskets, flow};
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use wasmill_driver::host::{self, Host, Leash, Program};
+use wasmill_driver::host::{self, Host, Leash};
 use wasmill_driver::messages::Messages;
 use wasmill_driver::topic;
 
@@ -31,9 +31,11 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// The number of records of this run.
     pub(crate) records: u64,
+    /// The number of hosts.
+    pub(crate) hosts: usize,
     /// The deliberate crashes.
     pub(crate) crashes: Vec<Crash>,
-    /// The peak memory of the last host process.
+    /// The highest peak memory of the processes that ran last.
     pub(crate) memory_peak_kib: Option<u64>,
     /// The data folder, if it was kept.
     pub(crate) kept: Option<PathBuf>,
@@ -53,38 +55,24 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         );
     }
     let start = options.brokers.as_ref().map_or_else(|| Ok(Start::default()), |brokers| Start::of(brokers, &data))?;
-    let differences = Differences { from_end: options.brokers.is_some(), postgres: options.postgres };
-    let manifest = match differences {
-        Differences { from_end: false, postgres: false } => options.manifest.clone(),
-        differences => start::manifest_with(differences, &options.manifest, &data)?,
-    };
-    // The server ends after the host, when the run is over.
-    let database = options.postgres.then(Database::start).transpose()?;
-    let store = database.as_ref().map(|database| (start::STORE_URL, PathBuf::from(&database.url)));
-    let program = Program {
-        args: Vec::new(),
-        wasmill: wasmill(options)?,
-        manifest,
-        brokers: options.brokers.clone(),
-        environment: store.into_iter().collect(),
-        leash: Arc::new(Leash::new(&data)),
-        data,
-    };
-    end_on_signals(program.leash.clone(), options.keep.is_none())?;
-    let host = Host::start(program)?;
-    let brokers = options.brokers.clone().map_or_else(|| host.dev_broker(), Ok)?;
-    let run = Run { options, host: &host, api: Api::new(&host), brokers, start, records };
+    let leashes: Arc<Mutex<Vec<Arc<Leash>>>> = Arc::default();
+    end_on_signals(leashes.clone(), options.keep.is_none().then_some(data.clone()))?;
+    let held = |leash: &Arc<Leash>| leashes.lock().unwrap_or_else(PoisonError::into_inner).push(leash.clone());
+    let hosts = Hosts::start(options, &data, held)?;
+    let all = hosts.all();
+    let brokers = options.brokers.clone().map_or_else(|| all[0].dev_broker(), Ok)?;
+    let run = Run { options, hosts: all, api: Api::new(all), brokers, start, records };
     let mut outcome = run.through()?;
-    outcome.memory_peak_kib = host.memory_peak_kib();
-    host.stop()?;
+    outcome.memory_peak_kib = all.iter().filter_map(Host::memory_peak_kib).max();
+    hosts.stop()?;
     outcome.kept = options.keep.clone();
     Ok(outcome)
 }
 
-/// One run on a host that is serving.
+/// One run on hosts that are serving.
 struct Run<'a> {
     options: &'a Options,
-    host: &'a Host,
+    hosts: &'a [Host],
     api: Api<'a>,
     brokers: String,
     start: Start,
@@ -129,7 +117,7 @@ impl Run<'_> {
             let watcher = scope.spawn(|| progress.follow(&self.api, work, &shared.notifications, &shared.over));
             let crasher = scope.spawn(|| {
                 let tell = |crash| progress.crashed(crash);
-                crash::crash(self.host, &self.api, work, self.options.crash, &shared.over, tell)
+                crash::crash(self.hosts, &self.api, work, self.options.crash, &shared.over, tell)
             });
             let began = Instant::now();
             let produced = self.produce()?;
@@ -166,6 +154,7 @@ impl Run<'_> {
             events: status.store.position,
             records: self.records,
             elapsed: Duration::ZERO,
+            hosts: self.hosts.len(),
             crashes: Vec::new(),
             memory_peak_kib: None,
             kept: None,
@@ -198,24 +187,17 @@ impl Folder {
     }
 }
 
-fn wasmill(options: &Options) -> Result<PathBuf> {
-    let beside = || Ok::<_, anyhow::Error>(std::env::current_exe()?.with_file_name("wasmill"));
-    let program = options.wasmill.clone().map_or_else(beside, Ok)?;
-    if !program.is_file() {
-        bail!("the host's program {} is not there: build it with `cargo xtask build`", program.display());
-    }
-    Ok(program)
-}
-
-/// Ends the host if a signal ends this program.
-fn end_on_signals(leash: Arc<Leash>, remove_data: bool) -> Result<()> {
+/// Ends the hosts if a signal ends this program, and removes the data if it is in a temporary folder.
+fn end_on_signals(leashes: Arc<Mutex<Vec<Arc<Leash>>>>, temporary: Option<PathBuf>) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen to signals")?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            leash.end();
-            if remove_data {
-                // If something can't be removed from the temporary folder, the system removes it.
-                _ = fs::remove_dir_all(leash.data());
+            // No host can start any more.
+            let leashes = leashes.lock().unwrap_or_else(PoisonError::into_inner);
+            leashes.iter().for_each(|leash| leash.end());
+            if let Some(folder) = temporary {
+                // If something can't be removed, the system removes it.
+                _ = fs::remove_dir_all(folder);
             }
             std::process::exit(128 + signal);
         }

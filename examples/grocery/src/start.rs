@@ -40,6 +40,9 @@ impl Start {
     }
 }
 
+/// The plugins of the example that are subscribers.
+const SUBSCRIBERS: [&str; 2] = ["notifier", "warehouse"];
+
 /// The environment variable with the URL of the store, if it is in PostgreSQL.
 pub(crate) const STORE_URL: &str = "WASMILL_DEMO_STORE";
 
@@ -50,6 +53,8 @@ pub(crate) struct Differences {
     pub(crate) from_end: bool,
     /// Whether the store is in the database of [`STORE_URL`].
     pub(crate) postgres: bool,
+    /// The number of hosts, which divide partitions and events.
+    pub(crate) hosts: u32,
 }
 
 /// Writes a copy of the manifest to the data folder.
@@ -61,6 +66,14 @@ pub(crate) fn manifest_with(differences: Differences, manifest: &Path, data: &Pa
         if differences.from_end {
             source.insert("from".into(), "end".into());
         }
+        if differences.hosts > 1 {
+            source.insert("membership".into(), "group".into());
+        }
+    }
+    if differences.hosts > 1 {
+        let segments = toml::Table::from_iter([("segments".to_owned(), i64::from(differences.hosts).into())]);
+        let subscriptions = SUBSCRIBERS.map(|name| (name.to_owned(), segments.clone().into()));
+        table.insert("subscriptions".into(), toml::Table::from_iter(subscriptions).into());
     }
     if differences.postgres {
         let url = toml::Table::from_iter([("env".to_owned(), STORE_URL.into())]);

@@ -42,8 +42,11 @@ fn print_run(outcome: &Outcome, heading: &Style) {
     row("time", &format!("{seconds:.2} s"), "from the first record until everything was drained");
     row("baskets", &per_second(outcome.records), "");
     row("events", &per_second(outcome.events), "");
+    if outcome.hosts > 1 {
+        row("hosts", &grouped(outcome.hosts as u64), "on one store");
+    }
     if let Some(kib) = outcome.memory_peak_kib {
-        row("memory of the host", &format!("{} MiB", grouped(kib / 1024)), "at most");
+        row("memory of a host", &format!("{} MiB", grouped(kib / 1024)), "at most");
     }
     if let Some(longest) = outcome.crashes.iter().map(|crash| crash.resumed).max() {
         let crashes = outcome.crashes.len() as u64;

@@ -12,18 +12,18 @@ use wasmill::status::{SinkStatus, State};
 use wasmill::store::sqlite::{FILE_NAME, Options, SqliteStore};
 use wasmill::store::{EventStore, Step};
 use wasmill_tests::kafka::Kafka;
+use wasmill_tests::postgres::Postgres;
 use wasmill_tests::store_conformance::requests;
 use wasmill_tests::{baskets, built};
 
 const WAIT: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(5);
 
-#[test]
-fn crashes_of_the_host_neither_lose_nor_repeat_a_message() {
-    let Some(kafka) = Kafka::shared() else { return };
+/// Runs the demo on the cluster, and checks its figures and messages.
+fn run_demo(kafka: &Kafka, args: &[&str]) {
     let before = kafka.ends("notifications");
     let mut demo = Command::new(built::program("grocery-demo"));
-    let figures = baskets::demo_figures(demo.args(["--crash", "3", "--brokers", kafka.brokers()]));
+    let figures = baskets::demo_figures(demo.args(args).args(["--brokers", kafka.brokers()]));
     let expected = baskets::figures(&built::grocery().join("data/baskets.jsonl.gz"));
     assert_eq!(figures, expected);
     let before = |partition: i32| before.get(partition as usize).copied().unwrap_or(0);
@@ -31,6 +31,15 @@ fn crashes_of_the_host_neither_lose_nor_repeat_a_message() {
     let ids: Vec<String> = read.filter(|shown| shown.offset >= before(shown.partition)).map(|shown| shown.id).collect();
     assert_eq!(ids.len() as u64, expected["notifications"].as_u64().unwrap(), "records, not distinct ids");
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+}
+
+#[test]
+fn crashes_of_one_host_or_of_one_of_several_neither_lose_nor_repeat_a_message() {
+    let Some(kafka) = Kafka::shared() else { return };
+    run_demo(&kafka, &["--crash", "3"]);
+    if Postgres::shared().is_some() {
+        run_demo(&kafka, &["--postgres", "--hosts", "3", "--crash", "1"]);
+    }
 }
 
 #[test]
