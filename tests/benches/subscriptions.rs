@@ -18,7 +18,7 @@ use wasmill::aggregates::Aggregates;
 use wasmill::clock::Clock;
 use wasmill::filter::Filter;
 use wasmill::flows::Flows;
-use wasmill::model::{ExpectedVersion, NewEvent, Position, StreamId, Version};
+use wasmill::model::{ExpectedVersion, NewEvent, Position, Segment, StreamId, Version};
 use wasmill::plugin::{Catalog, Compiler, Demand, Limits, Slot, Wanted};
 use wasmill::store::sqlite::{self, FILE_NAME, SqliteStore};
 use wasmill::store::{Advanced, Append, Appended, Decision, Error, EventStore, Part, PartKind, Reached, Step};
@@ -114,9 +114,16 @@ fn sagas() -> [Vec<f64>; 2] {
         let aggregates = Arc::new(Aggregates::start([], path.store()).expect("no shards"));
         let environment =
             Environment { runtime: bench.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
-        let sagas = subscriptions::start(&bench.slot(), bench.options.clone(), path.store(), &aggregates, &environment)
-            .expect("a subscription")
-            .expect("the plugin has sagas");
+        let sagas = subscriptions::start(
+            &bench.slot(),
+            Segment::WHOLE,
+            bench.options.clone(),
+            path.store(),
+            &aggregates,
+            &environment,
+        )
+        .expect("a subscription")
+        .expect("the plugin has sagas");
         let steps = bench.rate(sagas.reached(), STEPS);
         let started = sagas.status().saga.map(|saga| saga.started);
         assert_eq!((started, path.store().head().borrow().0), (Some(SAGA_KEYS), 2 * STEPS));
@@ -158,9 +165,10 @@ impl Bench {
         let FilledStore { store, aggregates, keys, held_keys, .. } = filled;
         let environment =
             Environment { runtime: self.runtime.handle().clone(), clock: Clock::system(), flows: Flows::default() };
-        let subscription = subscriptions::start(&self.slot(), self.options.clone(), store, aggregates, &environment)
-            .expect("a subscription")
-            .expect("the plugin subscribes");
+        let subscription =
+            subscriptions::start(&self.slot(), Segment::WHOLE, self.options.clone(), store, aggregates, &environment)
+                .expect("a subscription")
+                .expect("the plugin subscribes");
         let rate = self.rate(subscription.reached(), filled.events);
         let status = subscription.status();
         assert_eq!((status.retried_keys, status.waiting_keys), (*held_keys, 0), "{status:?}");

@@ -7,6 +7,7 @@
 pub(crate) mod background;
 mod jars;
 pub mod secured;
+pub mod streams;
 
 use crate::{process, root};
 use anyhow::{Context, Result, bail};

@@ -253,10 +253,13 @@ impl Verifier<'_> {
             this.progress.checkpoints.insert(subscription, (position, row[2].count()));
             Ok(())
         })?;
+        let whole = |name: &str| SubscriptionName::parse(name).whole().to_string();
+        let known: HashSet<String> = self.progress.checkpoints.keys().map(|name| whole(name)).collect();
         for (name, Ledger { next, ahead }) in &self.progress.ledgers {
+            // The ledger of a segment stays when the subscription gets another number of them.
             if let Some(LedgerName::Commands(subscription)) = LedgerName::parse(name)
                 && (*next > 0 || !ahead.is_empty())
-                && !self.progress.checkpoints.contains_key(&subscription.to_string())
+                && !known.contains(&subscription.whole().to_string())
             {
                 // Its next commands would get numbers that are already settled, and would count as repetitions.
                 self.report

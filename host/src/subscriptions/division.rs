@@ -2,6 +2,7 @@
 //! another number of them.
 
 use super::outbox::Outbox;
+use super::pausing::Pausing;
 use crate::ack;
 use crate::aggregates::Aggregates;
 use crate::flows::Flows;
@@ -27,7 +28,12 @@ pub(super) struct Successor {
 impl Successor {
     /// Has the commands settled that other segments of the subscription have left, and then moves all that they had to the segments of
     /// the manifest. `tell` is told what it waits for. Fails with [`Error::Closed`] if the host stops meanwhile.
-    pub(super) fn take_over(&self, follower: &mut Follower, tell: impl Fn(String)) -> Result<(), Error> {
+    pub(super) fn take_over(
+        &self,
+        follower: &mut Follower,
+        pausing: &Pausing,
+        tell: impl Fn(String),
+    ) -> Result<(), Error> {
         let is_old = |name: &str| match SubscriptionName::parse(name) {
             SubscriptionName::Plugin(owner, segment) => {
                 *owner == *self.plugin && segment.count() != self.segment.count()
@@ -36,13 +42,14 @@ impl Successor {
         };
         let checkpoints = follower.reader().checkpoints()?;
         let old: Vec<String> = checkpoints.into_iter().map(|(name, _)| name).filter(|name| is_old(name)).collect();
-        if old.is_empty() {
-            return Ok(());
+        for name in &old {
+            self.settle(&name.as_str().into(), follower, &tell)?;
         }
-        for name in old {
-            self.settle(&name.into(), follower, &tell)?;
+        if !old.is_empty() {
+            ack::wait(|ack| self.store.divide(&self.plugin, self.segment.count(), ack))?;
         }
-        ack::wait(|ack| self.store.divide(&self.plugin, self.segment.count(), ack))
+        // Another segment may have moved everything since this one was made.
+        if self.segment.count() > 1 || !old.is_empty() { pausing.reload() } else { Ok(()) }
     }
 
     fn settle(&self, name: &Arc<str>, follower: &mut Follower, tell: &impl Fn(String)) -> Result<(), Error> {

@@ -28,9 +28,18 @@ pub(super) struct Pausing {
 impl Pausing {
     /// Loads the state from the store.
     pub(super) fn load(subscription: Arc<str>, store: Arc<dyn EventStore>) -> Result<Self, store::Error> {
-        let paused = store.reader()?.fact(&fact(&subscription))?;
-        let behind = paused.as_ref().and_then(|value| value.split_once(' ')).map(|(_, event)| event.to_owned());
-        Ok(Self { subscription, store, is_paused: paused.is_some().into(), behind: Mutex::new(behind) })
+        let pausing = Self { subscription, store, is_paused: false.into(), behind: Mutex::default() };
+        pausing.reload()?;
+        Ok(pausing)
+    }
+
+    /// Loads the state again, which may come from segments before.
+    pub(super) fn reload(&self) -> Result<(), store::Error> {
+        let mut behind = self.behind.held();
+        let paused = self.store.reader()?.fact(&fact(&self.subscription))?;
+        *behind = paused.as_ref().and_then(|value| value.split_once(' ')).map(|(_, event)| event.to_owned());
+        self.is_paused.store(paused.is_some(), Ordering::Release);
+        Ok(())
     }
 
     /// Returns the name of the subscription.

@@ -107,7 +107,8 @@ impl SubscriptionWorker {
         // Steps of an earlier try may be in flight. Only when they have ended the store's checkpoint is known.
         self.steps.abandon();
         let Self { successor, follower, shared, .. } = self;
-        successor.take_over(follower, |reason| shared.progress.is_because(State::Retrying, reason))?;
+        let tell = |reason| shared.progress.is_because(State::Retrying, reason);
+        successor.take_over(follower, &shared.pausing, tell)?;
         self.shared.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {

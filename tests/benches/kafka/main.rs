@@ -11,6 +11,7 @@ mod latency;
 mod load;
 mod records;
 mod sink;
+mod streams;
 mod usage;
 
 use wasmill_tests::kafka::Kafka;

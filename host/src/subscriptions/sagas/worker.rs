@@ -140,7 +140,8 @@ impl SagaWorker {
         self.steps.abandon();
         self.sagas.lose();
         let Self { successor, follower, links, .. } = self;
-        successor.take_over(follower, |reason| links.progress.is_because(State::Retrying, reason))?;
+        let tell = |reason| links.progress.is_because(State::Retrying, reason);
+        successor.take_over(follower, &links.pausing, tell)?;
         self.links.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
