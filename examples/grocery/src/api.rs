@@ -113,6 +113,11 @@ pub(crate) struct DeadLetterItem {
     pub(crate) reason: String,
 }
 
+/// The answer of a host that can't do now what it is asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("409: {0}")]
+struct NotNow(String);
+
 impl Progress {
     /// Puts together what several hosts know. Each knows how far the partitions are that it has read.
     fn together(each: Vec<Self>) -> Self {
@@ -152,7 +157,11 @@ impl<'a> Api<'a> {
         }
         let deadline = Instant::now() + wait;
         loop {
-            let each = self.hosts.iter().map(|host| self.source(host, 0, Duration::ZERO));
+            // A host that has just started may not be a member of the source's group yet. It knows nothing of the source then.
+            let each = self.hosts.iter().filter_map(|host| match self.source(host, 0, Duration::ZERO) {
+                Err(error) if error.is::<NotNow>() => None,
+                progress => Some(progress),
+            });
             let progress = Progress::together(each.collect::<Result<_>>()?);
             if progress.handled >= handled || Instant::now() >= deadline {
                 return Ok(progress);
@@ -216,9 +225,12 @@ impl<'a> Api<'a> {
             None => self.client.get(url),
             Some(body) => self.client.post(url, body, &[]),
         })?;
-        let read = match answer.is_success() {
-            true => serde_json::from_str(&answer.text).with_context(|| format!("unexpected: {}", answer.text)),
-            false => Err(anyhow!("{}: {}", answer.status, answer.text)),
+        let read = match answer.status {
+            _ if answer.is_success() => {
+                serde_json::from_str(&answer.text).with_context(|| format!("unexpected: {}", answer.text))
+            }
+            409 => Err(NotNow(answer.text).into()),
+            status => Err(anyhow!("{status}: {}", answer.text)),
         };
         read.with_context(|| format!("the host's answer to {path}"))
     }
