@@ -19,7 +19,7 @@ pub use network::Network;
 use crate::ack;
 use crate::clock::Clock;
 use crate::manifest;
-use crate::model::{HttpAnswer, KeptRequest};
+use crate::model::{HttpAnswer, KeptRequest, SubscriptionName};
 use crate::status::EndpointStatus;
 use crate::store::{EventStore, InterruptedOf, Reader};
 use crate::supervise::{self, Held as _};
@@ -169,7 +169,23 @@ fn interrupt(store: &dyn EventStore, of: InterruptedOf) -> Result<Vec<KeptReques
 /// Ends the attempts of subscriptions that no plugin has any more, when a host starts. `granted` are the subscriptions of all
 /// plugins.
 pub fn interrupt_others(store: &dyn EventStore, granted: Vec<Arc<str>>) -> Result<(), crate::store::Error> {
+    // Another host may run segments of another division. The change of the division ends what is left of them.
+    let granted = with_other_segments(granted, &mut *store.reader()?)?;
     interrupt(store, InterruptedOf::Others(granted)).map(drop)
+}
+
+/// Adds the segments that the subscriptions have in the store, if they are divided in another way there.
+fn with_other_segments(
+    mut subscriptions: Vec<Arc<str>>,
+    reader: &mut dyn Reader,
+) -> Result<Vec<Arc<str>>, crate::store::Error> {
+    for (name, _) in reader.checkpoints()? {
+        let whole = SubscriptionName::parse(&name).whole();
+        if subscriptions.iter().any(|other| SubscriptionName::parse(other).whole() == whole) {
+            subscriptions.push(name.into());
+        }
+    }
+    Ok(subscriptions)
 }
 
 /// Returns the queues of a plugin, or what is wrong with its endpoints. Requests to an endpoint that the manifest grants no more
@@ -189,8 +205,8 @@ fn queues_of(
         }
     }
     let mut unknown: Vec<String> = Vec::new();
-    for subscription in &subscriptions {
-        unknown.extend(reader.requested_endpoints(subscription)?);
+    for subscription in with_other_segments(subscriptions.clone(), reader)? {
+        unknown.extend(reader.requested_endpoints(&subscription)?);
     }
     unknown.sort();
     unknown.dedup();

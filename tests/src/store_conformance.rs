@@ -192,6 +192,7 @@ macro_rules! store_conformance {
             divisions {
                 what_a_subscription_has_moves_with_its_keys,
                 segments_take_over_from_others_at_different_checkpoints,
+                a_subscription_begins_with_all_its_segments,
                 two_timers_of_one_name_stay_in_their_segments,
             }
             snapshots {

@@ -20,6 +20,8 @@ use wasmill::store::*;
 
 const SOURCE: &str = "kafka/items/items/0";
 const SUBSCRIPTION: &str = "copier";
+/// A subscription that is divided into segments.
+const DIVIDED: &str = "divided";
 const SINK: &str = "kafka";
 
 /// The fact with the numbers of outcomes and of responses that the subscription has handled.
@@ -183,6 +185,7 @@ fn copy(store: &dyn EventStore) {
         println(&format!("checkpoint {reached}"));
         counted += u64::from(!events.is_empty());
         from = reached;
+        divide(store, counted);
         advanced.commands.into_iter().for_each(|command| send(store, command));
         call_back(store, &mut *reader);
         let published = reader.sink_position(SINK).expect("a sink's position is read").unwrap_or_default();
@@ -193,6 +196,20 @@ fn copy(store: &dyn EventStore) {
             println(&format!("published {last}"));
         }
     }
+}
+
+/// Divides another subscription in a way that changes, with a timer that moves.
+fn divide(store: &dyn EventStore, counted: u64) {
+    let segments = 1 + (counted % 3) as u32;
+    ask(|done| store.divide(&DIVIDED.into(), segments, Position(0), done))
+        .answer()
+        .expect("all its commands are settled");
+    let turn = Box::new(turn());
+    let name = SubscriptionName::Plugin(DIVIDED, Segment::of(turn.key.as_deref(), segments)).to_string();
+    let later =
+        CallbackChange::Set { name: Some("turn".into()), due: Due::At(u64::from(u32::MAX) * 1_000), callback: turn };
+    let at = Position(0);
+    advance(store, Step { callbacks: vec![later], ..step(&name, at, at) }).expect("nobody else divides it");
 }
 
 /// Makes the HTTP request of a step.
@@ -346,8 +363,26 @@ pub fn check(store: &dyn EventStore, acknowledged: &[String]) {
     left.subscription(store);
     left.callbacks(store);
     left.sagas(store);
+    are_divided_alike(store);
     let mut reader = reader(store);
     acknowledged.iter().for_each(|line| left.holds(&mut *reader, line));
+}
+
+/// Checks that the segments of a subscription are all of one division, with the timer in the segment of its key.
+fn are_divided_alike(store: &dyn EventStore) {
+    let checkpoints = reader(store).checkpoints().expect("checkpoints are read");
+    let segments = checkpoints.iter().filter_map(|(name, _)| match SubscriptionName::parse(name) {
+        SubscriptionName::Plugin(DIVIDED, segment) => Some(segment),
+        _ => None,
+    });
+    let segments: Vec<Segment> = segments.collect();
+    let Some(first) = segments.first() else { return };
+    assert!(Segment::all(first.count()).eq(segments.iter().copied()), "{segments:?}");
+    let (timers, _) = reader(store).timers(&TimerQuery { subscription: None, limit: 99 }).expect("timers are read");
+    for timer in timers.iter().filter(|timer| timer.subscription.starts_with(DIVIDED)) {
+        let own = Segment::of(timer.callback.callback.key.as_deref(), first.count());
+        assert_eq!(timer.subscription, SubscriptionName::Plugin(DIVIDED, own).to_string());
+    }
 }
 
 /// The state of the store after the kill.

@@ -104,7 +104,7 @@ impl From<store::Error> for HttpError {
     fn from(error: store::Error) -> Self {
         let problem = match &error {
             store::Error::NotFound(_) => ProblemType::NoSuchName,
-            store::Error::Invalid(_) => ProblemType::NotPossible,
+            store::Error::Invalid(_) | store::Error::NotYet(_) => ProblemType::NotPossible,
             store::Error::Closed => ProblemType::HostStopping,
             _ => ProblemType::HostFailed,
         };

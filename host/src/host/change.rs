@@ -463,7 +463,12 @@ impl Host {
         next.stop_unless_in(&plan, deadline);
         let replaced = alone.put(&staged);
         let mut moves = Moves::new(moves);
-        let started = self.core.shared.granted(&plan).map_err(Error::from);
+        // Before anything of the new manifest runs, others have to know that this host differs from them.
+        let granted = || {
+            self.core.shared.introduce(&next.manifest, &next.applied)?;
+            self.core.shared.granted(&plan)
+        };
+        let started = granted().map_err(Error::from);
         let started = started.and_then(|plan| next.start_all(&plan, &mut moves, &Startup::of_change()));
         let Err(error) = started else {
             self.parts.send_replace(Arc::new(next));
@@ -474,6 +479,9 @@ impl Host {
         next.stop_unless_in(current.running(), deadline);
         alone.put_back(replaced);
         (next.manifest, next.applied) = (current.manifest.clone(), current.applied.clone());
+        if let Err(error) = self.core.shared.introduce(&next.manifest, &next.applied) {
+            tracing::error!("other hosts of the store are told later that the change is undone: {error}");
+        }
         next.start_what_can_be(current.running(), moves.back());
         self.parts.send_replace(Arc::new(next));
         Err(error)

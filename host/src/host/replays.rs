@@ -6,6 +6,7 @@
 //! retried, it takes effect once.
 
 use super::maintenance::blocking;
+use super::plan::{Kind, PartName, Recipe};
 use super::{Host, Untaken};
 use crate::model::{
     Command, DeadLetter, DeadLetterContent, KeptDeadLetter, Outcome, OutcomeUse, Segment, SubscriptionName,
@@ -125,12 +126,23 @@ impl Host {
 
     /// Returns the subscription that handles a dead letter, or the segment of it that has the key of the letter.
     fn segment_of_letter(&self, letter: &DeadLetter) -> String {
-        let segments = self.parts().manifest.segments(&letter.consumer).count() as u32;
-        let segment = Segment::of(letter.key.as_deref().map(str::as_bytes), segments);
-        match SubscriptionName::parse(&letter.consumer) {
-            SubscriptionName::Plugin(plugin, _) => SubscriptionName::Plugin(plugin, segment).to_string(),
-            SubscriptionName::Source(_) => letter.consumer.clone(),
+        let SubscriptionName::Plugin(plugin, _) = SubscriptionName::parse(&letter.consumer) else {
+            return letter.consumer.clone();
+        };
+        let parts = self.parts();
+        let name = |segment| SubscriptionName::Plugin(plugin, segment).to_string();
+        let segments: Vec<Segment> = parts.manifest.segments(plugin).collect();
+        let by_key = name(Segment::of(letter.key.as_deref().map(str::as_bytes), segments.len() as u32));
+        // The letter of a saga's event has the key of the event's aggregate. Each segment can tell which one has the saga.
+        let is_event = matches!(letter.content, DeadLetterContent::Event(_));
+        let has_sagas = matches!(
+            parts.applied.plan.recipe(&PartName::new(Kind::Subscription, by_key.as_str())),
+            Some(Recipe::Subscription { sagas: Some(_), .. })
+        );
+        if !is_event || !has_sagas || parts.subscriptions.contains_key(&*by_key) {
+            return by_key;
         }
+        segments.into_iter().map(name).find(|name| parts.subscriptions.contains_key(&**name)).unwrap_or(by_key)
     }
 
     /// Has a subscription handle a dead letter. Returns `None` if it does not run here.

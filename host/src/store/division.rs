@@ -11,7 +11,7 @@
 use super::Error;
 use crate::model::{FactName, Position, Segment, SubscriptionName};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// What the segments before a segment have handled beyond its checkpoint.
@@ -19,11 +19,20 @@ use std::sync::Arc;
 #[serde(transparent)]
 pub struct Divisions(Vec<Division>);
 
-/// A division that a subscription had.
+/// A division that a subscription had, with what each of its segments has handled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Division {
-    /// The checkpoint of each segment. It has handled the events of its keys up to that position.
-    checkpoints: Vec<Position>,
+    segments: Vec<Handled>,
+}
+
+/// What a segment has handled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Handled {
+    /// Its checkpoint: it has handled the events of its keys up to there.
+    through: Position,
+    /// What the segments before it had handled of its keys beyond that.
+    #[serde(default, skip_serializing_if = "Divisions::is_empty")]
+    before: Divisions,
 }
 
 impl Divisions {
@@ -36,11 +45,14 @@ impl Divisions {
                  restore it from a backup"
             ))
         };
-        let Self(divisions) = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
-        match divisions.iter().any(|division| division.checkpoints.is_empty()) {
-            true => Err(damaged("a division has no segments".to_owned())),
-            false => Ok(Self(divisions)),
-        }
+        let divisions: Self = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
+        if divisions.are_whole() { Ok(divisions) } else { Err(damaged("a division has no segments".to_owned())) }
+    }
+
+    fn are_whole(&self) -> bool {
+        self.0.iter().all(|division| {
+            !division.segments.is_empty() && division.segments.iter().all(|handled| handled.before.are_whole())
+        })
     }
 
     /// Returns the fact to keep. It is never empty, because a step can keep a fact and not remove one.
@@ -50,20 +62,28 @@ impl Divisions {
 
     /// Whether an event of a key was handled.
     pub fn have_handled(&self, key: &[u8], position: Position) -> bool {
-        self.0.iter().any(|Division { checkpoints }| {
-            let segment = Segment::of(Some(key), checkpoints.len() as u32);
-            position <= checkpoints[segment.index() as usize]
+        self.0.iter().any(|Division { segments }| {
+            let segment = Segment::of(Some(key), segments.len() as u32);
+            let Handled { through, before } = &segments[segment.index() as usize];
+            position <= *through || before.have_handled(key, position)
         })
     }
 
     /// Returns the highest checkpoint. Later events are new to all.
     pub fn end(&self) -> Position {
-        self.0.iter().flat_map(|division| &division.checkpoints).max().copied().unwrap_or_default()
+        let handled = self.0.iter().flat_map(|division| &division.segments);
+        handled.map(|handled| handled.through.max(handled.before.end())).max().unwrap_or_default()
     }
 
     /// Forgets what is not beyond a checkpoint.
     pub fn beyond(mut self, checkpoint: Position) -> Self {
-        self.0.retain(|division| division.checkpoints.iter().any(|handled| *handled > checkpoint));
+        for handled in self.0.iter_mut().flat_map(|division| &mut division.segments) {
+            handled.before = std::mem::take(&mut handled.before).beyond(checkpoint);
+        }
+        self.0.retain(|division| {
+            let mut ends = division.segments.iter().map(|handled| handled.through.max(handled.before.end()));
+            ends.any(|end| end > checkpoint)
+        });
         self
     }
 
@@ -71,33 +91,31 @@ impl Divisions {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    fn add(&mut self, division: Division) {
-        if !self.0.contains(&division) {
-            self.0.push(division);
-        }
-    }
 }
 
-/// The change of a subscription to another number of segments.
+/// The change of a subscription to another number of segments, or its beginning.
 pub(super) struct Redivision {
-    /// The names of the segments before.
+    /// The names of the segments before. What they have moves, and their checkpoints are removed.
     pub(super) old: Vec<String>,
-    /// The names of the new segments, in their order.
-    pub(super) new: Vec<String>,
-    /// Where the new segments begin.
+    /// The names of the segments, in their order.
+    segments: Vec<String>,
+    /// The names of those that get a checkpoint.
+    pub(super) created: Vec<String>,
+    /// This checkpoint.
     pub(super) begin: Position,
     divisions: Divisions,
-    /// The fact that a person has paused the subscription.
-    paused: Option<String>,
+    /// The fact that a person has paused each segment.
+    paused: Vec<Option<String>>,
 }
 
 impl Redivision {
-    /// Plans the change of the subscription of a plugin. `checkpoints` are those of all subscriptions, and `fact` reads a fact. Returns
-    /// `None` if the subscription has no other segments.
+    /// Plans what has to change so that the subscription of a plugin has this many segments. `checkpoints` are those of all
+    /// subscriptions, `start` is where a segment begins that takes over nothing, and `fact` reads a fact. Returns `None` if nothing has to
+    /// change.
     pub(super) fn plan(
         plugin: &str,
         segments: u32,
+        start: Position,
         checkpoints: &[(String, Position)],
         mut fact: impl FnMut(&str) -> Result<Option<String>, Error>,
     ) -> Result<Option<Self>, Error> {
@@ -105,57 +123,78 @@ impl Redivision {
             SubscriptionName::Plugin(owner, segment) if owner == plugin => Some((segment, *checkpoint)),
             _ => None,
         });
-        let before: Vec<(Segment, Position)> = own.filter(|(segment, _)| segment.count() != segments).collect();
-        let Some(begin) = before.iter().map(|(_, checkpoint)| *checkpoint).min() else { return Ok(None) };
-        let (mut divisions, mut paused) = (Divisions::default(), None);
-        for (segment, _) in &before {
-            let name = SubscriptionName::Plugin(plugin, *segment);
-            let earlier = fact(&FactName::Divisions(name).to_string())?;
-            for division in Divisions::parse(&name.to_string(), earlier.as_deref())?.0 {
-                divisions.add(division);
-            }
-            paused = paused.or(fact(&FactName::Paused(name).to_string())?);
-            // A segment that has never begun has handled nothing.
-            let handled = |segment| before.iter().find(|(other, _)| *other == segment).map_or(begin, |found| found.1);
-            divisions.add(Division { checkpoints: Segment::all(segment.count()).map(handled).collect() });
+        let own: BTreeMap<Segment, Position> = own.collect();
+        let name = |segment: &Segment| SubscriptionName::Plugin(plugin, *segment).to_string();
+        let all: Vec<Segment> = Segment::all(segments).collect();
+        let names: Vec<String> = all.iter().map(name).collect();
+        if own.keys().all(|segment| segment.count() == segments) {
+            let created: Vec<String> = all.iter().filter(|segment| !own.contains_key(segment)).map(name).collect();
+            let paused = vec![None; names.len()];
+            let (old, divisions) = (Vec::new(), Divisions::default());
+            let redivision = Self { old, segments: names, created, begin: start, divisions, paused };
+            return Ok((!redivision.created.is_empty()).then_some(redivision));
         }
-        let name = |segment| SubscriptionName::Plugin(plugin, segment).to_string();
+        let mut paused = None;
+        let mut divisions = BTreeMap::<u32, Division>::new();
+        for (segment, through) in &own {
+            let of_segment = SubscriptionName::Plugin(plugin, *segment);
+            let earlier = fact(&FactName::Divisions(of_segment).to_string())?;
+            let before = Divisions::parse(&of_segment.to_string(), earlier.as_deref())?;
+            paused = paused.or(fact(&FactName::Paused(of_segment).to_string())?);
+            // A segment that has never begun has handled nothing.
+            let none = || Handled { through: Position(0), before: Divisions::default() };
+            let division = divisions
+                .entry(segment.count())
+                .or_insert_with(|| Division { segments: (0..segment.count()).map(|_| none()).collect() });
+            division.segments[segment.index() as usize] = Handled { through: *through, before };
+        }
+        let of_new = |name: &String| fact(&FactName::Paused(SubscriptionName::parse(name)).to_string());
+        let of_new: Vec<Option<String>> = names.iter().map(of_new).collect::<Result<_, _>>()?;
+        let divisions = Divisions(divisions.into_values().collect());
+        let lowest = |division: &Division| division.segments.iter().map(|handled| handled.through).min();
+        let begin = divisions.0.iter().filter_map(lowest).min().unwrap_or_default();
         Ok(Some(Self {
-            old: before.iter().map(|(segment, _)| name(*segment)).collect(),
-            new: Segment::all(segments).map(name).collect(),
+            old: own.keys().map(name).collect(),
+            created: names.clone(),
+            segments: names,
             begin,
             divisions: divisions.beyond(begin),
-            paused,
+            paused: of_new.into_iter().map(|own| own.or(paused.clone())).collect(),
         }))
     }
 
     /// Returns the name of the segment that has a key now.
     pub(super) fn segment(&self, key: Option<&[u8]>) -> &str {
-        &self.new[Segment::of(key, self.new.len() as u32).index() as usize]
+        &self.segments[Segment::of(key, self.segments.len() as u32).index() as usize]
+    }
+
+    /// Logs the change, unless it is the beginning of the subscription.
+    pub(super) fn tell(&self, plugin: &str) {
+        if !self.old.is_empty() {
+            let (old, new) = (self.old.join(", "), self.segments.join(", "));
+            tracing::info!("subscription {plugin} is divided in another way from here on: {old} became {new}");
+        }
     }
 
     /// Returns the facts to keep and to remove.
     pub(super) fn facts(&self) -> Vec<(String, Option<String>)> {
-        let of = |names: &[String], kept: bool| {
-            let both = |name: &String| {
-                let name = SubscriptionName::parse(name);
-                let divisions = (!self.divisions.is_empty()).then(|| self.divisions.fact());
-                [
-                    (FactName::Divisions(name).to_string(), divisions),
-                    (FactName::Paused(name).to_string(), self.paused.clone()),
-                ]
-            };
-            let facts = names.iter().flat_map(both);
-            facts.map(|(name, value)| (name, value.filter(|_| kept))).collect::<Vec<_>>()
+        if self.old.is_empty() {
+            return Vec::new();
+        }
+        let names = |name: &str| {
+            let name = SubscriptionName::parse(name);
+            (FactName::Divisions(name).to_string(), FactName::Paused(name).to_string())
         };
-        of(&self.old, false).into_iter().chain(of(&self.new, true)).collect()
-    }
-
-    /// Makes the error for commands that are not settled yet.
-    pub(super) fn unsettled(subscription: &str, commands: usize) -> Error {
-        Error::Failed(format!(
-            "subscription {subscription} can't get other segments while {commands} of its commands are not settled"
-        ))
+        let divisions = (!self.divisions.is_empty()).then(|| self.divisions.fact());
+        let mut facts = BTreeMap::new();
+        for (of_divisions, of_pause) in self.old.iter().map(|old| names(old)) {
+            facts.extend([(of_divisions, None), (of_pause, None)]);
+        }
+        for (new, paused) in self.segments.iter().zip(&self.paused) {
+            let (of_divisions, of_pause) = names(new);
+            facts.extend([(of_divisions, divisions.clone()), (of_pause, paused.clone())]);
+        }
+        facts.into_iter().collect()
     }
 }
 
@@ -192,7 +231,7 @@ impl<'d> MovedCallbacks<'d> {
         let to = division.segment(key);
         self.moves.push((number, to));
         match timer {
-            Some(timer) if !self.timers.insert((to, timer.to_owned())) => Err(Error::Failed(format!(
+            Some(timer) if !self.timers.insert((to, timer.to_owned())) => Err(Error::NotYet(format!(
                 "subscription {to} would have two timers of the name {:?}, which two segments have set: cancel one of them with \
                  `wasmill timers cancel`; `wasmill timers list` shows both",
                 String::from_utf8_lossy(timer)
@@ -211,56 +250,76 @@ mod tests {
         SubscriptionName::Plugin("p", Segment::all(count).nth(index).unwrap()).to_string()
     }
 
-    fn planned(segments: u32, checkpoints: &[(String, u64)], facts: &[(String, &str)]) -> Option<Redivision> {
+    fn planned(segments: u32, checkpoints: &[(String, u64)], facts: &[(String, String)]) -> Option<Redivision> {
         let checkpoints: Vec<_> = checkpoints.iter().map(|(name, at)| (name.clone(), Position(*at))).collect();
-        let facts: HashMap<_, _> = facts.iter().map(|(name, value)| (name.clone(), (*value).to_owned())).collect();
-        Redivision::plan("p", segments, &checkpoints, |name| Ok(facts.get(name).cloned())).unwrap()
+        let facts: HashMap<_, _> = facts.iter().cloned().collect();
+        Redivision::plan("p", segments, Position(1), &checkpoints, |name| Ok(facts.get(name).cloned())).unwrap()
+    }
+
+    fn keys() -> impl Iterator<Item = String> {
+        (0..40).map(|key| key.to_string())
+    }
+
+    /// Whether the events of all keys count as handled exactly through the position that `through` says.
+    fn are_handled(divisions: &Divisions, through: impl Fn(&str) -> u64) -> bool {
+        keys().all(|key| {
+            let through = through(&key);
+            divisions.have_handled(key.as_bytes(), Position(through))
+                && !divisions.have_handled(key.as_bytes(), Position(through + 1))
+        })
+    }
+
+    fn of(key: &str, count: u32) -> usize {
+        Segment::of(Some(key.as_bytes()), count).index() as usize
     }
 
     #[test]
-    fn a_subscription_without_other_segments_stays_as_it_is() {
-        assert!(planned(2, &[], &[]).is_none());
-        assert!(planned(1, &[("p".to_owned(), 3), ("q".to_owned(), 1), ("source/p".to_owned(), 0)], &[]).is_none());
+    fn a_subscription_begins_with_all_its_segments_and_stays_as_it_is() {
+        let begun = planned(2, &[("q".to_owned(), 1), ("source/p".to_owned(), 0)], &[]).unwrap();
+        assert_eq!((begun.created.len(), begun.begin, begun.old.len()), (2, Position(1), 0));
+        let rest = planned(2, &[(name(1, 2), 9)], &[]).unwrap();
+        assert_eq!((rest.facts(), rest.created), (vec![], vec![name(0, 2)]));
+        assert!(planned(1, &[("p".to_owned(), 3)], &[]).is_none());
         assert!(planned(2, &[(name(0, 2), 3), (name(1, 2), 9)], &[]).is_none());
     }
 
     #[test]
     fn new_segments_begin_at_the_lowest_checkpoint_and_know_what_was_handled_beyond_it() {
-        let division =
-            planned(3, &[(name(0, 2), 3), (name(1, 2), 9)], &[(format!("subscription/{}/paused", name(1, 2)), "7")]);
-        let division = division.unwrap();
+        let paused = |name: &str| format!("subscription/{name}/paused");
+        let facts = [(paused(&name(1, 2)), "7".to_owned()), (paused(&name(0, 3)), "8".to_owned())];
+        let division = planned(3, &[(name(0, 2), 3), (name(1, 2), 9)], &facts).unwrap();
         assert_eq!((division.begin, &division.old), (Position(3), &vec![name(0, 2), name(1, 2)]));
-        assert_eq!(division.new, [name(0, 3), name(1, 3), name(2, 3)]);
-        let facts = division.facts();
-        let fact = |name: &str| facts.iter().find(|(fact, _)| fact == name).unwrap().1.clone();
-        assert_eq!(fact(&format!("subscription/{}/paused", name(1, 2))), None, "the old one is removed");
-        assert_eq!(fact(&format!("subscription/{}/paused", name(2, 3))).as_deref(), Some("7"), "all stay paused");
-        let kept = fact(&format!("subscription/{}/divisions", name(2, 3))).unwrap();
+        assert_eq!(division.created, [name(0, 3), name(1, 3), name(2, 3)]);
+        let facts: HashMap<_, _> = division.facts().into_iter().collect();
+        assert_eq!(facts[&paused(&name(1, 2))], None, "the old one is removed");
+        assert_eq!(facts[&paused(&name(2, 3))].as_deref(), Some("7"), "all stay paused");
+        assert_eq!(facts[&paused(&name(0, 3))].as_deref(), Some("8"), "a person has paused it meanwhile");
+        let kept = facts[&format!("subscription/{}/divisions", name(2, 3))].clone().unwrap();
         let divisions = Divisions::parse("p", Some(&kept)).unwrap();
-        for key in (0..40).map(|key| key.to_string()) {
-            let checkpoint = [3, 9][Segment::of(Some(key.as_bytes()), 2).index() as usize];
-            assert!(divisions.have_handled(key.as_bytes(), Position(checkpoint)), "{key}");
-            assert!(!divisions.have_handled(key.as_bytes(), Position(checkpoint + 1)), "{key}");
-        }
-        // A second change before the first is passed keeps what both have handled.
-        let facts: Vec<_> =
-            division.new.iter().map(|name| (format!("subscription/{name}/divisions"), kept.as_str())).collect();
-        let checkpoints: Vec<_> = division.new.iter().zip([5, 4, 6]).map(|(name, at)| (name.clone(), at)).collect();
+        assert!(are_handled(&divisions, |key| [3, 9][of(key, 2)]));
+        // A second change before the first is passed keeps what both have handled. A segment that was reset meanwhile has handled nothing,
+        // whatever others know.
+        let fact = |index: usize, text: &str| (format!("subscription/{}/divisions", name(index, 3)), text.to_owned());
+        let facts = [fact(0, &kept), fact(1, "[]"), fact(2, &kept)];
+        let checkpoints: Vec<_> = [5, 1, 6].into_iter().enumerate().map(|(index, at)| (name(index, 3), at)).collect();
         let again = planned(1, &checkpoints, &facts).unwrap();
-        assert_eq!((again.begin, again.divisions.0.len()), (Position(4), 2));
-        for key in (0..40).map(|key| key.to_string()) {
-            let of = |count| Segment::of(Some(key.as_bytes()), count).index() as usize;
-            let handled = [3, 9][of(2)].max([5, 4, 6][of(3)]);
-            assert!(again.divisions.have_handled(key.as_bytes(), Position(handled)), "{key}");
-            assert!(!again.divisions.have_handled(key.as_bytes(), Position(handled + 1)), "{key}");
-        }
+        assert_eq!(again.begin, Position(1));
+        let inherited = |key: &str| if of(key, 3) == 1 { 0 } else { [3, 9][of(key, 2)] };
+        assert!(are_handled(&again.divisions, |key| [5, 1, 6][of(key, 3)].max(inherited(key))));
+    }
+
+    #[test]
+    fn a_segment_that_has_never_begun_has_handled_nothing() {
+        let division = planned(4, &[(name(1, 2), 9)], &[]).unwrap();
+        assert_eq!(division.begin, Position(0));
+        assert!(are_handled(&division.divisions, |key| [0, 9][of(key, 2)]));
     }
 
     #[test]
     fn what_is_passed_is_forgotten_and_equal_checkpoints_leave_nothing() {
         let division = planned(4, &[("p".to_owned(), 7)], &[]).unwrap();
         assert!(division.divisions.is_empty() && division.facts().iter().all(|(_, value)| value.is_none()));
-        let divisions = Divisions(vec![Division { checkpoints: vec![Position(3), Position(9)] }]);
+        let divisions = planned(1, &[(name(0, 2), 3), (name(1, 2), 9)], &[]).unwrap().divisions;
         assert_eq!(divisions.clone().beyond(Position(8)), divisions);
         assert_eq!(divisions.end(), Position(9));
         assert!(divisions.beyond(Position(9)).is_empty());
@@ -268,7 +327,7 @@ mod tests {
 
     #[test]
     fn a_damaged_fact_is_an_error_that_names_the_subscription() {
-        for text in ["", "{}", "[{}]", "[{\"checkpoints\":[]}]", "[{\"checkpoints\":[-1]}]"] {
+        for text in ["", "{}", "[{}]", "[{\"segments\":[]}]", "[{\"segments\":[{\"through\":-1}]}]"] {
             let error = Divisions::parse("p:1of2", Some(text)).unwrap_err().to_string();
             assert!(error.contains("p:1of2"), "{error}");
         }

@@ -95,6 +95,17 @@ pub enum Error {
     /// A limit leaves no room for the item. The text names the limit. Retry when there is room.
     #[error("{0}")]
     Full(String),
+    /// Something else has to happen first, which the text names. Retry then.
+    #[error("{0}")]
+    NotYet(String),
+    /// A subscription can't get other segments while its commands are not settled. Settle them and retry.
+    #[error("subscription {subscription} can't get other segments while {commands} of its commands are not settled")]
+    Unsettled {
+        /// The subscription, or the segment.
+        subscription: Arc<str>,
+        /// The number of commands.
+        commands: usize,
+    },
     /// The store is shut down.
     #[error("the store is closed")]
     Closed,
@@ -106,7 +117,7 @@ pub enum Error {
 impl Error {
     /// Returns whether the same request may succeed later.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Full(_))
+        matches!(self, Self::Failed(_) | Self::Full(_) | Self::NotYet(_) | Self::Unsettled { .. })
     }
 }
 

@@ -184,8 +184,8 @@ impl<S: Fronted> Progress for S {
         self.front().administer(AdminRequest::CarryOver(moves.to_vec()), ack);
     }
 
-    fn divide(&self, plugin: &Arc<str>, segments: u32, ack: Ack<Result<(), Error>>) {
-        self.front().administer(AdminRequest::Divide(plugin.clone(), segments), ack);
+    fn divide(&self, plugin: &Arc<str>, segments: u32, start: Position, ack: Ack<Result<(), Error>>) {
+        self.front().administer(AdminRequest::Divide(plugin.clone(), segments, start), ack);
     }
 
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>) {

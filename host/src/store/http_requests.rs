@@ -105,7 +105,7 @@ pub enum AttemptEnd {
 /// A selection of requests to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestQuery<'a> {
-    /// The subscription. `None` selects those of all.
+    /// The subscription, with all of its segments, or a segment. `None` selects those of all.
     pub subscription: Option<&'a str>,
     /// A number that all selected requests are above.
     pub after: u64,

@@ -39,10 +39,11 @@ pub trait Progress: Send + Sync + 'static {
     /// facts. Fails if the other name of one already has a place. Call this before the parts start.
     fn carry_over(&self, moves: &[(Part, String)], ack: Ack<Result<(), Error>>);
 
-    /// Moves what the subscription of a plugin has in other segments to this many segments, all or nothing: checkpoints, held keys,
-    /// callbacks, HTTP requests and facts. Does nothing if there is none. Fails while commands of the other segments are not settled,
-    /// and while another host may run one of them.
-    fn divide(&self, plugin: &Arc<str>, segments: u32, ack: Ack<Result<(), Error>>);
+    /// Gives the subscription of a plugin this many segments, each with a checkpoint. All that it has in other segments moves there, all
+    /// or nothing: held keys, callbacks, HTTP requests and facts. Attempts at requests that were under way count as interrupted. A segment that
+    /// takes over nothing begins at `start`. Fails with [`Error::Unsettled`] while commands of the other segments are not settled, and with
+    /// [`Error::NotYet`] while another host may run one of them, or if two timers would have one name.
+    fn divide(&self, plugin: &Arc<str>, segments: u32, start: Position, ack: Ack<Result<(), Error>>);
 
     /// Removes the place of a part, and the commands and messages that it has not sent. Its dead letters stay.
     fn forget(&self, part: &Part, ack: Ack<Result<(), Error>>);
@@ -301,7 +302,7 @@ pub struct NextCallback {
 /// A selection of timers to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimerQuery<'a> {
-    /// The subscription. `None` selects those of all.
+    /// The subscription, with all of its segments, or a segment. `None` selects those of all.
     pub subscription: Option<&'a str>,
     /// The most timers.
     pub limit: usize,

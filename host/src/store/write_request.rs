@@ -30,8 +30,8 @@ pub(super) enum AdminRequest {
     CarryOver(Vec<(Part, String)>),
     /// Remove the place of a part.
     Forget(Part),
-    /// Divide the subscription of a plugin into this many segments.
-    Divide(Arc<str>, u32),
+    /// Divide the subscription of a plugin into this many segments. Those that take over nothing begin at the position.
+    Divide(Arc<str>, u32, Position),
     /// Begin a ledger at a number, unless there is one.
     BeginLedger(Arc<str>, u64),
     /// Let a ledger resume at a number.

@@ -7,8 +7,10 @@ use crate::ack;
 use crate::aggregates::Aggregates;
 use crate::flows::Flows;
 use crate::follow::Follower;
+use crate::manifest::Start;
 use crate::model::{FactName, Position, RecordedEvent, Segment, StreamId, SubscriptionName};
 use crate::store::{Divisions, Error, EventStore, Reader};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,30 +28,35 @@ pub(super) struct Successor {
 }
 
 impl Successor {
-    /// Has the commands settled that other segments of the subscription have left, and then moves all that they had to the segments of
-    /// the manifest. `tell` is told what it waits for. Fails with [`Error::Closed`] if the host stops meanwhile.
+    /// Has the store divide the subscription as the manifest says, unless it is. Commands that other segments have left are settled
+    /// before. `tell` is told what it waits for. Fails with [`Error::Closed`] if the host stops meanwhile.
     pub(super) fn take_over(
         &self,
+        start: Start,
         follower: &mut Follower,
         pausing: &Pausing,
         tell: impl Fn(String),
     ) -> Result<(), Error> {
-        let is_old = |name: &str| match SubscriptionName::parse(name) {
-            SubscriptionName::Plugin(owner, segment) => {
-                *owner == *self.plugin && segment.count() != self.segment.count()
+        while !self.is_divided(follower.reader())? {
+            let start = start.checkpoint(follower.head());
+            match ack::wait(|ack| self.store.divide(&self.plugin, self.segment.count(), start, ack)) {
+                Err(Error::Unsettled { subscription, .. }) => self.settle(&subscription, follower, &tell)?,
+                divided => divided?,
             }
-            SubscriptionName::Source(_) => false,
-        };
-        let checkpoints = follower.reader().checkpoints()?;
-        let old: Vec<String> = checkpoints.into_iter().map(|(name, _)| name).filter(|name| is_old(name)).collect();
-        for name in &old {
-            self.settle(&name.as_str().into(), follower, &tell)?;
         }
-        if !old.is_empty() {
-            ack::wait(|ack| self.store.divide(&self.plugin, self.segment.count(), ack))?;
-        }
-        // Another segment may have moved everything since this one was made.
-        if self.segment.count() > 1 || !old.is_empty() { pausing.reload() } else { Ok(()) }
+        // What a person has paused may have come with the division, since this segment was made.
+        pausing.reload()
+    }
+
+    /// Whether each segment of the manifest has its place, and no other one.
+    fn is_divided(&self, reader: &mut dyn Reader) -> Result<bool, Error> {
+        let checkpoints = reader.checkpoints()?;
+        let own = checkpoints.iter().filter_map(|(name, _)| match SubscriptionName::parse(name) {
+            SubscriptionName::Plugin(owner, segment) if *owner == *self.plugin => Some(segment),
+            _ => None,
+        });
+        let own: BTreeSet<Segment> = own.collect();
+        Ok(own.into_iter().eq(Segment::all(self.segment.count())))
     }
 
     fn settle(&self, name: &Arc<str>, follower: &mut Follower, tell: &impl Fn(String)) -> Result<(), Error> {
@@ -77,16 +84,19 @@ pub(super) struct Share {
     segment: Segment,
     /// What segments before it have handled beyond its checkpoint.
     divisions: Divisions,
+    /// Whether the store has something of this, passed or not.
+    is_kept: bool,
 }
 
 impl Share {
     pub(super) fn new(subscription: Arc<str>, segment: Segment) -> Self {
-        Self { subscription, segment, divisions: Divisions::default() }
+        Self { subscription, segment, divisions: Divisions::default(), is_kept: false }
     }
 
     /// Reads what the segments before it have handled.
     pub(super) fn begin(&mut self, reader: &mut dyn Reader, checkpoint: Position) -> Result<(), Error> {
         let fact = reader.fact(&self.fact_name())?;
+        self.is_kept = fact.is_some();
         self.divisions = Divisions::parse(&self.subscription, fact.as_deref())?.beyond(checkpoint);
         Ok(())
     }
@@ -97,7 +107,7 @@ impl Share {
 
     /// Returns the fact to keep when a person moves the checkpoint: everything is to be handled again that is after it.
     pub(super) fn reset(&self) -> Option<(String, String)> {
-        (!self.divisions.is_empty()).then(|| (self.fact_name(), Divisions::default().fact()))
+        self.is_kept.then(|| (self.fact_name(), Divisions::default().fact()))
     }
 
     /// Whether a key is in the segment.
@@ -125,6 +135,11 @@ impl Share {
             let key = &event.stream.aggregate_id;
             self.handles(key, event.position) || (self.has(key) && is_held(&event.stream))
         });
+    }
+
+    /// Whether there are other segments.
+    pub(super) fn is_divided(&self) -> bool {
+        self.segment != Segment::WHOLE
     }
 
     /// Returns the position from which on no segment before it has handled anything. Until then a held key stays held, because only

@@ -169,6 +169,10 @@ impl Subscription for EventSubscription {
 
     fn replay(&self, number: u64, content: &DeadLetterContent) -> Result<(), ReplayError> {
         let Self { slot, bounds, shared: SubscriptionLinks { store, outbox, keys, replays, .. }, .. } = self;
+        if !outbox.has_caught_up() {
+            let text = format!("subscription {} has not begun, and says why in its state: try again then", self.name());
+            return Err(store::Error::NotYet(text).into());
+        }
         let replay = replays.held();
         let replayed = Again { slot, bounds: *bounds, subscription: self.name(), consumer: &slot.name, store, outbox }
             .replay(number, content);

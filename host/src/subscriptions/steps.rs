@@ -8,7 +8,6 @@ use super::effects::Outgoing;
 use super::outbox::Outbox;
 use crate::ack;
 use crate::follow::Follower;
-use crate::manifest::Start;
 use crate::model::Position;
 use crate::store::{Advanced, Error, EventStore, KeyChange, Reached, Step};
 use std::collections::VecDeque;
@@ -37,8 +36,6 @@ pub(super) struct Steps {
     under_way: VecDeque<(Position, usize, oneshot::Receiver<StepResult>)>,
     /// The bytes of all steps under way.
     bytes: usize,
-    /// Whether the store has a checkpoint. Without it the subscription would start anew.
-    has_checkpoint: bool,
     /// The number of the next step, if each step must fail after one that failed, whatever it has reached.
     row: Option<u64>,
 }
@@ -46,8 +43,7 @@ pub(super) struct Steps {
 impl Steps {
     pub(super) fn new(subscription: Arc<str>, store: Arc<dyn EventStore>, outbox: Arc<Outbox>) -> Self {
         let (stored, planned) = Default::default();
-        let under_way = VecDeque::new();
-        Self { subscription, store, outbox, stored, planned, under_way, bytes: 0, has_checkpoint: false, row: None }
+        Self { subscription, store, outbox, stored, planned, under_way: VecDeque::new(), bytes: 0, row: None }
     }
 
     /// Lets every step fail after one that failed. The steps of events do so by their checkpoint, those of callbacks do not.
@@ -61,24 +57,16 @@ impl Steps {
         self.row = self.row.map(|_| 0);
     }
 
-    /// Restarts at the checkpoint that the store has, with no step under way. A subscription without one gets it now, even if
-    /// it is 0, so that its start is not decided again.
-    pub(super) fn begin(&mut self, follower: &mut Follower, start: Start) -> Result<(), Error> {
+    /// Restarts at the checkpoint that the store has, with no step under way. The store has one since the subscription was divided.
+    pub(super) fn begin(&mut self, follower: &mut Follower) -> Result<(), Error> {
         let checkpoint = follower.reader().checkpoint(&self.subscription)?;
-        if checkpoint.is_none() && self.has_checkpoint {
-            return Err(Error::Failed(format!(
-                "the store has no place of subscription {} any more, because a host has divided it in another way: give all hosts the \
-                 same manifest",
+        self.stored = checkpoint.ok_or_else(|| {
+            Error::NotYet(format!(
+                "the store has no place of subscription {}, because it was divided in another way: give all hosts the same manifest",
                 self.subscription
-            )));
-        }
-        self.stored = checkpoint.unwrap_or_default();
+            ))
+        })?;
         self.go_on();
-        if checkpoint.is_none() {
-            self.take(start.checkpoint(follower.head()), Outgoing::default(), None, None)?;
-            self.finish()?;
-        }
-        self.has_checkpoint = true;
         Ok(())
     }
 

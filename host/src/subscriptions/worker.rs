@@ -42,6 +42,8 @@ pub(super) struct SubscriptionWorker {
     follower: Follower,
     steps: Steps,
     keys: HeldKeys,
+    /// Answers of the key worker that came before the thread may free their keys.
+    early: Vec<KeyAnswer>,
     /// Whether an event failed whose key could not be held.
     needs_key: bool,
     /// The checkpoint at which the subscription is held up because the store has no room for another dead letter, and
@@ -65,8 +67,22 @@ impl SubscriptionWorker {
         let handler = Handler::new(slot);
         let filter = handler.filter();
         let steps = Steps::new(name.clone(), shared.store.clone(), shared.outbox.clone());
-        let (needs_key, no_room) = (false, None);
-        Ok(Self { name, successor, share, handler, filter, options, shared, follower, steps, keys, needs_key, no_room })
+        let (early, needs_key, no_room) = (Vec::new(), false, None);
+        Ok(Self {
+            name,
+            successor,
+            share,
+            handler,
+            filter,
+            options,
+            shared,
+            follower,
+            steps,
+            keys,
+            early,
+            needs_key,
+            no_room,
+        })
     }
 
     /// Restarts after a panic. It waits for the steps in flight, because only then it is known what is durable.
@@ -108,7 +124,7 @@ impl SubscriptionWorker {
         self.steps.abandon();
         let Self { successor, follower, shared, .. } = self;
         let tell = |reason| shared.progress.is_because(State::Retrying, reason);
-        successor.take_over(follower, &shared.pausing, tell)?;
+        successor.take_over(self.options.start, follower, &shared.pausing, tell)?;
         self.shared.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
@@ -178,12 +194,12 @@ impl SubscriptionWorker {
     /// worker. The checkpoint moves there in the step that frees a key, and all events of the key that are handled must be
     /// before it: the thread would handle them again otherwise.
     fn take_back_keys(&mut self, reached: Position) -> Result<(), Error> {
-        while let Some(answer) = self.keys.answer() {
+        while let Some(answer) = self.next_answer(reached) {
             match answer {
                 KeyAnswer::Handled { stream, next, seen } => match self.keys.last_left(&stream) {
                     // It was taken back before: the answer is from before a restart.
                     None => {}
-                    Some(last) if last > seen || seen.max(self.share.first_new()) > reached => self.keys.go_on(stream),
+                    Some(last) if last > seen || seen > reached => self.keys.go_on(stream),
                     Some(_) => {
                         let change = KeyChange { stream: stream.clone(), from: Some(next), to: KeyState::Free };
                         self.steps.take(reached.max(self.steps.planned()), Outgoing::default(), Some(change), None)?;
@@ -200,6 +216,21 @@ impl SubscriptionWorker {
             }
         }
         Ok(())
+    }
+
+    /// Returns the next answer of the key worker. A key that is handled stays held until the thread has passed all that segments
+    /// before this one have handled, because only its version says what is handled of it.
+    fn next_answer(&mut self, reached: Position) -> Option<KeyAnswer> {
+        let may_free = reached >= self.share.first_new();
+        if may_free && let Some(answer) = self.early.pop() {
+            return Some(answer);
+        }
+        loop {
+            match self.keys.answer()? {
+                early @ KeyAnswer::Handled { .. } if !may_free => self.early.push(early),
+                answer => return Some(answer),
+            }
+        }
     }
 
     /// Waits because an event failed and no more keys can be held. The event is tried again afterwards.
@@ -223,7 +254,9 @@ impl SubscriptionWorker {
 
     /// Whether no more keys can be held. An event that fails then is tried again in place, and all later events wait.
     fn has_no_key(&self) -> bool {
-        self.keys.len() >= self.options.held_keys_max
+        // Until then none is freed, and several segments may have left more keys than one may have.
+        let may_free = self.steps.planned() >= self.share.first_new();
+        may_free && self.keys.len() >= self.options.held_keys_max
     }
 
     fn show(&mut self) {
@@ -251,15 +284,15 @@ impl SubscriptionWorker {
         Ok(())
     }
 
-    /// Returns the store's checkpoint. A subscription without one gets it now, even if it is 0, so that its start is
-    /// not decided again.
+    /// Returns the store's checkpoint.
     fn begin(&mut self) -> Result<Position, Error> {
-        self.steps.begin(&mut self.follower, self.options.start)?;
+        self.steps.begin(&mut self.follower)?;
         self.share.begin(self.follower.reader(), self.steps.stored())?;
         // A replay that has just released a key sends its commands before those of later events.
         let replays = self.shared.replays.clone();
         let _none = replays.held();
         let held = self.follower.reader().held_keys(&self.name)?;
+        self.early.clear();
         self.keys.restart(held, self.steps.planned());
         Ok(self.steps.planned())
     }

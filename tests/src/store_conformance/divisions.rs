@@ -8,6 +8,8 @@ use wasmill::store::*;
 
 const PLUGIN: &str = "checkout";
 const ENDPOINT: &str = "payments";
+/// Where a segment begins that takes over nothing.
+const START: Position = Position(2);
 const KEYS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
 
 /// Far in the future, and still a number that a store can keep.
@@ -19,7 +21,7 @@ fn names(count: u32) -> Vec<String> {
 }
 
 fn divide(store: &dyn EventStore, segments: u32) -> Result<(), Error> {
-    ask(|done| store.divide(&PLUGIN.into(), segments, done)).answer()
+    ask(|done| store.divide(&PLUGIN.into(), segments, START, done)).answer()
 }
 
 fn timer(name: &str, key: &str) -> CallbackChange {
@@ -117,12 +119,18 @@ fn are_divided(store: &dyn EventStore, segments: u32) {
 pub fn what_a_subscription_has_moves_with_its_keys<P: Place>() {
     let place = P::new();
     let mut store = place.open();
-    assert!(divide(&*store, 3).is_ok(), "there is nothing to divide");
     let end = fill(&*store);
     let unsettled = divide(&*store, 3);
-    assert!(matches!(&unsettled, Err(Error::Failed(text)) if text.contains("2 of its commands")), "{unsettled:?}");
+    let is_of_it = |error: &Error| {
+        error.is_passing()
+            && matches!(error, Error::Unsettled { subscription, commands: 2 } if &**subscription == PLUGIN)
+    };
+    assert!(unsettled.as_ref().is_err_and(is_of_it), "{unsettled:?}");
     are_divided(&*store, 1);
     settle(&*store, PLUGIN);
+    let queue = RequestQueue { subscription: PLUGIN, endpoint: ENDPOINT };
+    let begun = reader(&*store).due_requests(queue, LATER, 1).unwrap().remove(0).number;
+    ask(|done| store.begin_attempt(begun, done)).answer().unwrap();
     for segments in [3, 3, 2, 64, 1, 3] {
         divide(&*store, segments).unwrap();
         are_divided(&*store, segments);
@@ -137,6 +145,32 @@ pub fn what_a_subscription_has_moves_with_its_keys<P: Place>() {
             "nothing was handled beyond"
         );
     }
+    let (requests, _) = reader(&*store).requests(&RequestQuery { subscription: None, after: 0, limit: 99 }).unwrap();
+    let interrupted = requests.iter().filter(|listed| listed.kept.interrupted > 0).map(|listed| listed.kept.number);
+    assert_eq!(interrupted.collect::<Vec<_>>(), [begun], "its attempt ended with the first division");
+    store.close();
+}
+
+/// A subscription begins with all of its segments at once, and one that is missing is made.
+pub fn a_subscription_begins_with_all_its_segments<P: Place>() {
+    let place = P::new();
+    let store = place.open();
+    record(&*store, &order(1), 3);
+    let checkpoints = || reader(&*store).checkpoints().unwrap();
+    for _ in 0..2 {
+        divide(&*store, 2).unwrap();
+        let expected: Vec<_> = names(2).into_iter().map(|name| (name, START)).collect();
+        assert_eq!(checkpoints(), expected);
+    }
+    // Another number moves nothing, and a segment alone gets the others.
+    divide(&*store, 1).unwrap();
+    assert_eq!(checkpoints(), [(PLUGIN.to_owned(), START)]);
+    assert_eq!(reader(&*store).facts("").unwrap(), []);
+    advance(&*store, step("alone:2of3", Position(0), Position(1))).unwrap();
+    ask(|done| store.divide(&"alone".into(), 3, START, done)).answer().unwrap();
+    let alone: Vec<_> =
+        checkpoints().into_iter().filter(|(name, _)| name.starts_with("alone")).map(|(_, at)| at).collect();
+    assert_eq!(alone, [START, Position(1), START]);
     store.close();
 }
 
@@ -187,7 +221,9 @@ pub fn two_timers_of_one_name_stay_in_their_segments<P: Place>() {
             .unwrap();
     }
     let refused = divide(&*store, 1);
-    assert!(matches!(&refused, Err(Error::Failed(text)) if text.contains("\"reminder\"")), "{refused:?}");
+    assert!(matches!(&refused, Err(Error::NotYet(text)) if text.contains("\"reminder\"")), "{refused:?}");
+    let selected = |name| reader(&*store).timers(&TimerQuery { subscription: Some(name), limit: 9 }).unwrap().1;
+    assert_eq!(["checkout", "checkout:2of2", "check", "checkout:"].map(selected), [2, 1, 0, 0], "all segments, or one");
     let (timers, _) = reader(&*store).timers(&TimerQuery { subscription: None, limit: 9 }).unwrap();
     assert_eq!(
         timers.iter().map(|timer| timer.subscription.clone()).collect::<BTreeSet<_>>(),

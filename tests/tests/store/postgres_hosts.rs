@@ -112,7 +112,7 @@ fn a_subscription_gets_other_segments_only_when_all_hosts_that_run_it_agree() {
     };
     introduce(&one, "3");
     introduce(&two, "2");
-    let divide = || ask(|done| one.divide(&"checkout".into(), 3, done)).answer();
+    let divide = || ask(|done| one.divide(&"checkout".into(), 3, Position(0), done)).answer();
     let position = record(&one, &order(1), 1).position;
     advance(&two, step("checkout:1of2", Position(0), position)).expect("a step");
     for lease in ["subscription checkout", "subscription checkout:2"] {

@@ -6,7 +6,7 @@ use super::writer::Writer;
 use crate::model::{Position, Segment, SubscriptionName};
 use crate::store::division::{MovedCallbacks, Redivision, subscription_of_key};
 use crate::store::fault::{self, FaultPoint};
-use crate::store::{Error, lease_of_subscription};
+use crate::store::{Error, InterruptedOf, lease_of_subscription};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio_postgres::Row;
@@ -25,9 +25,9 @@ fn checkpoint(row: &Row) -> (String, Position) {
 }
 
 impl Writer {
-    /// Moves what a subscription has in other segments to this many segments. All checks that can refuse it come before the first
-    /// write.
-    pub(super) fn divide(&mut self, plugin: &str, segments: u32) -> Result<(), Error> {
+    /// Gives a subscription this many segments, and moves there what it has in others. All checks that can refuse it come before the
+    /// first write.
+    pub(super) fn divide(&mut self, plugin: &str, segments: u32, start: Position) -> Result<(), Error> {
         // The progress of this transaction is still in memory.
         self.write_progress()?;
         let checkpoints: Vec<_> = self.query(DOING, CHECKPOINTS, &[])?.iter().map(checkpoint).collect();
@@ -35,13 +35,13 @@ impl Writer {
         let facts = facts.iter().map(|row| Ok((row.get(0), text(row, 1)?)));
         let facts: HashMap<String, String> = facts.collect::<Result<_, Error>>()?;
         let fact = |name: &str| Ok(facts.get(name).cloned());
-        let Some(division) = Redivision::plan(plugin, segments, &checkpoints, fact)? else { return Ok(()) };
+        let Some(division) = Redivision::plan(plugin, segments, start, &checkpoints, fact)? else { return Ok(()) };
         self.refuse_other_divisions(plugin)?;
         let (mut callbacks, mut requests, mut keys) = (MovedCallbacks::none(), Vec::new(), Vec::new());
         for old in &division.old {
-            let pending = outbox::pending_commands(self.connected()?, old)?.len();
-            if pending > 0 {
-                return Err(Redivision::unsettled(old, pending));
+            let commands = outbox::pending_commands(self.connected()?, old)?.len();
+            if commands > 0 {
+                return Err(Error::Unsettled { subscription: old.as_str().into(), commands });
             }
             let sql = "SELECT number, key, timer FROM callbacks WHERE subscription = $1";
             for row in self.query(DOING, sql, &[old])? {
@@ -58,6 +58,11 @@ impl Writer {
         let sql = "UPDATE callbacks SET subscription = moved.name
                    FROM unnest($1::bigint[], $2::text[]) moved (number, name) WHERE callbacks.number = moved.number";
         self.execute(DOING, sql, &[&numbers, &names])?;
+        if !division.old.is_empty() {
+            self.interrupt_attempts(&InterruptedOf::These(
+                division.old.iter().map(|old| old.as_str().into()).collect(),
+            ))?;
+        }
         self.requests_changed += u64::from(!requests.is_empty());
         let (numbers, names): (Vec<i64>, Vec<&str>) = requests.into_iter().unzip();
         let sql = "UPDATE http_requests SET subscription = moved.name
@@ -74,7 +79,7 @@ impl Writer {
             self.execute(DOING, "DELETE FROM outbox WHERE kind = 'commands' AND queue = $1", &[old])?;
             self.execute(DOING, "DELETE FROM checkpoints WHERE subscription = $1", &[old])?;
         }
-        for new in &division.new {
+        for new in &division.created {
             let ledger: Arc<str> = SubscriptionName::parse(new).ledger().to_string().into();
             let settled = int(self.ledger(&ledger)?.value.next);
             let sql = "INSERT INTO checkpoints (subscription, position, commands) VALUES ($1, $2, $3)";
@@ -84,7 +89,7 @@ impl Writer {
             self.set_fact(&name, value.as_deref())?;
         }
         self.forget_names();
-        tracing::info!("subscription {plugin} has {segments} segments from here on: {}", division.new.join(", "));
+        division.tell(plugin);
         Ok(())
     }
 
@@ -100,7 +105,7 @@ impl Writer {
         let Some(row) = self.first(DOING, sql, &[&this, &whole, &of_segments])? else { return Ok(()) };
         let (part, host): (String, String) = (row.get(0), row.get(1));
         let place = row.get::<_, Option<String>>(2).map_or(String::new(), |url| format!(" at {url}"));
-        Err(Error::Failed(format!(
+        Err(Error::NotYet(format!(
             "{part} can't get other segments while another host with other settings runs it, {host}{place}: give all hosts the same \
              manifest and plugins"
         )))

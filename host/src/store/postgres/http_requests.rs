@@ -82,10 +82,10 @@ pub(super) fn list(
     RequestQuery { subscription, after, limit }: RequestQuery<'_>,
 ) -> Result<(Vec<ListedRequest>, u64), Error> {
     const DOING: &str = "listing HTTP requests";
-    let sql = "SELECT count(*) FROM http_requests WHERE $1::text IS NULL OR subscription = $1";
+    let sql = "SELECT count(*) FROM http_requests WHERE ($1::text IS NULL OR subscription = $1 OR subscription BETWEEN $1 || ':' AND $1 || ';')";
     let total = connection.first(DOING, sql, &[&subscription])?.map_or(0, |row| uint(&row, 0));
     let sql = "SELECT number, subscription, attempts, interrupted, body, due_ms, begun_ms, error FROM http_requests
-               WHERE ($1::text IS NULL OR subscription = $1) AND number > $2 ORDER BY number LIMIT $3";
+               WHERE ($1::text IS NULL OR subscription = $1 OR subscription BETWEEN $1 || ':' AND $1 || ';') AND number > $2 ORDER BY number LIMIT $3";
     let rows = connection.query(DOING, sql, &[&subscription, &int(after), &int(limit as u64)])?;
     let (mut listed, mut bytes) = (Vec::new(), 0);
     for row in rows {

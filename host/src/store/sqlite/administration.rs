@@ -22,7 +22,7 @@ impl Writer {
             AdminRequest::Restore(stream) => self.restore(&stream),
             AdminRequest::CarryOver(moves) => self.carry_over(&moves),
             AdminRequest::Forget(part) => self.forget(&part),
-            AdminRequest::Divide(plugin, segments) => self.divide(&plugin, segments),
+            AdminRequest::Divide(plugin, segments, start) => self.divide(&plugin, segments, start),
             AdminRequest::BeginLedger(name, next) => self.ledgers.begin(&self.connection, &name, next),
             AdminRequest::ResetLedger(name, next) => self.ledgers.reset(&self.connection, &name, next),
             AdminRequest::SetFact(name, value) => self.set_fact(&name, value.as_deref()),

@@ -6,7 +6,7 @@ use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
 use super::write_request::outcome_callback;
 use super::writer::{WriteBatch, Writer};
-use super::{Error, failed, held_keys, rows};
+use super::{Error, division, failed, held_keys, rows};
 use crate::model::{Callback, CallbackKey, Command, Due, Ending, KeptCallback, saga_timer};
 use crate::store::{CallbackChange, FlowQuery, KeptTimer, NextCallback, PAGE_BYTES_MAX, TimerQuery};
 use rusqlite::{Connection, Row, params};
@@ -78,7 +78,7 @@ pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<
     let TimerQuery { subscription, limit } = wanted;
     let failed = failed("listing timers");
     // Outcomes have a `due_ms` of 0. SQLite uses the index only if the condition has no alternative.
-    let own = if subscription.is_some() { "subscription = ?1" } else { "?1 IS NULL" };
+    let own = if subscription.is_some() { division::OF_SUBSCRIPTION } else { "?1 IS NULL" };
     let total = connection
         .query_row(
             &format!("SELECT count(*) FROM callbacks WHERE {own} AND due_ms > 0 AND due_ms < ?2"),

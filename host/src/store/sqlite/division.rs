@@ -5,11 +5,16 @@ use super::reader::pending_commands;
 use super::writer::Writer;
 use super::{Error, failed, rows};
 use crate::model::{Position, SubscriptionName};
+use crate::store::InterruptedOf;
 use crate::store::division::{MovedCallbacks, Redivision, subscription_of_key};
 use rusqlite::{Connection, Params, Row, params};
 use std::sync::Arc;
 
 const DOING: &str = "dividing a subscription into segments";
+
+/// The condition that a row is of the subscription `?1` or of one of its segments. SQLite uses the index on the subscription for it.
+pub(super) const OF_SUBSCRIPTION: &str = "subscription IN (SELECT ?1 UNION SELECT subscription FROM checkpoints
+    WHERE subscription > ?1 || ':' AND subscription < ?1 || ';')";
 
 /// Returns the checkpoints of all subscriptions, by name.
 pub(super) fn checkpoints(connection: &Connection) -> Result<Vec<(String, Position)>, Error> {
@@ -30,21 +35,21 @@ fn list<T>(
 }
 
 impl Writer {
-    /// Moves what a subscription has in other segments to this many segments. All checks that can refuse it come before the first
-    /// write.
-    pub(super) fn divide(&mut self, plugin: &str, segments: u32) -> Result<(), Error> {
+    /// Gives a subscription this many segments, and moves there what it has in others. All checks that can refuse it come before the
+    /// first write.
+    pub(super) fn divide(&mut self, plugin: &str, segments: u32, start: Position) -> Result<(), Error> {
         // The ledgers' changes of this transaction are still in memory.
         self.ledgers.write(&self.connection)?;
         let connection = &self.connection;
         let fact = |name: &str| rows::fact(connection, name);
-        let Some(division) = Redivision::plan(plugin, segments, &checkpoints(connection)?, fact)? else {
+        let Some(division) = Redivision::plan(plugin, segments, start, &checkpoints(connection)?, fact)? else {
             return Ok(());
         };
         let (mut callbacks, mut requests, mut keys) = (MovedCallbacks::none(), Vec::new(), Vec::new());
         for old in &division.old {
-            let pending = pending_commands(connection, old)?.len();
-            if pending > 0 {
-                return Err(Redivision::unsettled(old, pending));
+            let commands = pending_commands(connection, old)?.len();
+            if commands > 0 {
+                return Err(Error::Unsettled { subscription: old.as_str().into(), commands });
             }
             let sql = "SELECT number, key, timer FROM callbacks WHERE subscription = ?1";
             let of_old = list(connection, sql, [old], |row| {
@@ -65,6 +70,11 @@ impl Writer {
         for (number, to) in callbacks.moves {
             self.divided("UPDATE callbacks SET subscription = ?2 WHERE number = ?1", params![number, to])?;
         }
+        if !division.old.is_empty() {
+            self.interrupt_attempts(&InterruptedOf::These(
+                division.old.iter().map(|old| old.as_str().into()).collect(),
+            ))?;
+        }
         self.requests_changed += u64::from(!requests.is_empty());
         for (number, to) in requests {
             self.divided("UPDATE http_requests SET subscription = ?2 WHERE number = ?1", params![number, to])?;
@@ -80,7 +90,7 @@ impl Writer {
             self.divided("DELETE FROM outbox WHERE kind = 'commands' AND queue = ?1", [old])?;
             self.divided("DELETE FROM checkpoints WHERE subscription = ?1", [old])?;
         }
-        for new in &division.new {
+        for new in &division.created {
             let ledger = rows::ledger(&self.connection, &SubscriptionName::parse(new).ledger().to_string())?;
             let sql = "INSERT INTO checkpoints (subscription, position, commands) VALUES (?1, ?2, ?3)";
             self.divided(sql, params![new, division.begin.0, ledger.next])?;
@@ -89,7 +99,7 @@ impl Writer {
             self.set_fact(&name, value.as_deref())?;
         }
         self.rows.clear();
-        tracing::info!("subscription {plugin} has {segments} segments from here on: {}", division.new.join(", "));
+        division.tell(plugin);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::callbacks::Time;
 use super::fault::{self, FaultPoint};
 use super::reader::within_sqlite;
 use super::writer::{WriteBatch, Writer};
-use super::{Error, failed, rows};
+use super::{Error, division, failed, rows};
 use crate::model::{HttpAnswer, HttpRequest, KeptRequest};
 use crate::store::http_requests::{INTERRUPTED, absent};
 use crate::store::{AttemptEnd, InterruptedOf, ListedRequest, PAGE_BYTES_MAX, RequestQuery, RequestQueue, RequestWait};
@@ -95,7 +95,7 @@ pub(super) fn list(
 ) -> Result<(Vec<ListedRequest>, u64), Error> {
     let failed = failed("listing HTTP requests");
     // SQLite uses the index only if the condition has no alternative.
-    let own = if subscription.is_some() { "subscription = ?1" } else { "?1 IS NULL" };
+    let own = if subscription.is_some() { division::OF_SUBSCRIPTION } else { "?1 IS NULL" };
     let total = connection
         .query_row(&format!("SELECT count(*) FROM http_requests WHERE {own}"), [subscription], |row| row.get(0))
         .map_err(&failed)?;

@@ -192,7 +192,9 @@ impl SagaWorker {
             Err(Unhandled::Host(reason)) => Err(reason),
             // One by one, and once more, because a slow machine is no fault of the event.
             Err(_) => {
-                events.iter().map(|event| self.event_key(event).or_else(|_| self.event_key(event))).map(told).collect()
+                let is_divided = self.share.is_divided();
+                let key = |event| self.event_key(event).or_else(|_| self.event_key(event));
+                events.iter().map(key).map(|key| told(key, is_divided)).collect()
             }
         }
     }
@@ -595,11 +597,15 @@ impl SagaWorker {
     }
 }
 
-/// Returns the key of an event, or why there is none. An error is one of the host.
-fn told(key: Result<EventKey, Unhandled>) -> Result<EventKey, String> {
+/// Returns the key of an event, or why there is none. An error is one of the host, or an event that took too long for a segment: the
+/// others may know by then whose it is, and it would be nobody's.
+fn told(key: Result<EventKey, Unhandled>, is_divided: bool) -> Result<EventKey, String> {
     match key {
         Ok(key) => Ok(key),
         Err(Unhandled::Host(reason)) => Err(reason),
+        Err(unhandled @ (Unhandled::Overrun(_) | Unhandled::Slow(..))) if is_divided => {
+            Err(format!("the saga of an event can't be determined in time: {unhandled}"))
+        }
         Err(unhandled) => Ok(EventKey::Failed(format!("its saga can't be determined: {unhandled}"))),
     }
 }

@@ -141,7 +141,7 @@ impl SagaWorker {
         self.sagas.lose();
         let Self { successor, follower, links, .. } = self;
         let tell = |reason| links.progress.is_because(State::Retrying, reason);
-        successor.take_over(follower, &links.pausing, tell)?;
+        successor.take_over(self.options.start, follower, &links.pausing, tell)?;
         self.links.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
@@ -241,9 +241,9 @@ impl SagaWorker {
         Ok(self.steps.planned().max(page.reached))
     }
 
-    /// Returns the store's checkpoint. A subscription without one gets it now, so that its start is not decided again.
+    /// Returns the store's checkpoint.
     fn begin(&mut self) -> Result<Position, Error> {
-        self.steps.begin(&mut self.follower, self.options.start)?;
+        self.steps.begin(&mut self.follower)?;
         self.share.begin(self.follower.reader(), self.steps.stored())?;
         let deferred = self.follower.reader().deferred(&self.name)?;
         let held = self.follower.reader().held_keys(&self.name)?;
