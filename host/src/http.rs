@@ -156,13 +156,7 @@ impl Http {
 /// Ends the attempts in the middle of which the host or the thread ended. Returns their requests.
 fn interrupt(store: &dyn EventStore, of: InterruptedOf) -> Result<Vec<KeptRequest>, crate::store::Error> {
     let interrupted = ack::wait(|ack| store.interrupt_attempts(of, ack))?;
-    for KeptRequest { subscription, attempts, request, .. } in &interrupted {
-        tracing::warn!(
-            "subscription {subscription}: attempt {attempts} at {} was interrupted, and nobody knows whether the server has \
-             handled it: the next attempt has the same idempotency key",
-            request.place()
-        );
-    }
+    interrupted.iter().for_each(|kept| tracing::warn!("{}", kept.interruption()));
     Ok(interrupted)
 }
 
@@ -174,18 +168,18 @@ pub fn interrupt_others(store: &dyn EventStore, granted: Vec<Arc<str>>) -> Resul
     interrupt(store, InterruptedOf::Others(granted)).map(drop)
 }
 
-/// Adds the segments that the subscriptions have in the store, if they are divided in another way there.
+/// Adds the segments that the subscriptions have in the store, if they are divided in another way there. Those come first, because
+/// what they have may move to the others at any time.
 fn with_other_segments(
-    mut subscriptions: Vec<Arc<str>>,
+    subscriptions: Vec<Arc<str>>,
     reader: &mut dyn Reader,
 ) -> Result<Vec<Arc<str>>, crate::store::Error> {
-    for (name, _) in reader.checkpoints()? {
-        let whole = SubscriptionName::parse(&name).whole();
-        if subscriptions.iter().any(|other| SubscriptionName::parse(other).whole() == whole) {
-            subscriptions.push(name.into());
-        }
-    }
-    Ok(subscriptions)
+    let is_one = |name: &Arc<str>| {
+        let whole = SubscriptionName::parse(name).whole();
+        subscriptions.iter().any(|other| SubscriptionName::parse(other).whole() == whole)
+    };
+    let names = reader.checkpoints()?.into_iter().map(|(name, _)| name.into()).filter(is_one);
+    Ok(names.collect::<Vec<_>>().into_iter().chain(subscriptions).collect())
 }
 
 /// Returns the queues of a plugin, or what is wrong with its endpoints. Requests to an endpoint that the manifest grants no more

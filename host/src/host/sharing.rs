@@ -328,12 +328,15 @@ impl Host {
 
     /// Hands over the parts that other hosts should run, and starts those that this one should run. This blocks.
     fn divide(&self) -> Result<(), Error> {
-        let (shared, parts) = (&self.core.shared, self.parts());
+        let (shared, mut parts) = (&self.core.shared, self.parts());
         let mut hosts = shared.look()?;
         let told = |hosts: &Hosts| {
             hosts.own_entry().is_none_or(|this| this.settings.as_ref() == Some(&parts.applied.settings))
         };
         if !told(&hosts) {
+            // A change of the manifest tells its settings before its parts run, so they are told here when there is none under way.
+            let _alone = self.core.catalog.change();
+            parts = self.parts();
             shared.introduce(&parts.manifest, &parts.applied)?;
             hosts = shared.look()?;
         }

@@ -172,6 +172,17 @@ impl KeptRequest {
         Self { number: 0, subscription, attempts: 0, interrupted: 0, request }
     }
 
+    /// Says that the last attempt was interrupted.
+    pub fn interruption(&self) -> String {
+        format!(
+            "subscription {}: attempt {} at {} was interrupted, and nobody knows whether the server has handled it: the next attempt has \
+             the same idempotency key",
+            self.subscription,
+            self.attempts,
+            self.request.place()
+        )
+    }
+
     /// Makes the dead letter of a request that did not succeed.
     pub fn dead_letter(self, reason: String) -> DeadLetter {
         let request = &self.request;

@@ -35,6 +35,19 @@ struct Handled {
     before: Divisions,
 }
 
+impl Division {
+    /// Takes out what all segments have from before, which is all of it unless one was reset. Otherwise each division would have each
+    /// earlier one as often as it has segments.
+    fn take_common(&mut self) -> Divisions {
+        let first = self.segments.first().map(|handled| handled.before.clone()).unwrap_or_default();
+        if !self.segments.iter().all(|handled| handled.before == first) {
+            return Divisions::default();
+        }
+        self.segments.iter_mut().for_each(|handled| handled.before = Divisions::default());
+        first
+    }
+}
+
 impl Divisions {
     /// Reads a fact that [`FactName::Divisions`] names.
     pub fn parse(subscription: &str, fact: Option<&str>) -> Result<Self, Error> {
@@ -139,7 +152,9 @@ impl Redivision {
         for (segment, through) in &own {
             let of_segment = SubscriptionName::Plugin(plugin, *segment);
             let earlier = fact(&FactName::Divisions(of_segment).to_string())?;
-            let before = Divisions::parse(&of_segment.to_string(), earlier.as_deref())?;
+            let before = Divisions::parse(&of_segment.to_string(), earlier.as_deref());
+            // The store works, so this is no failure of it.
+            let before = before.map_err(|damaged| Error::Invalid(damaged.to_string()))?;
             paused = paused.or(fact(&FactName::Paused(of_segment).to_string())?);
             // A segment that has never begun has handled nothing.
             let none = || Handled { through: Position(0), before: Divisions::default() };
@@ -150,9 +165,13 @@ impl Redivision {
         }
         let of_new = |name: &String| fact(&FactName::Paused(SubscriptionName::parse(name)).to_string());
         let of_new: Vec<Option<String>> = names.iter().map(of_new).collect::<Result<_, _>>()?;
-        let divisions = Divisions(divisions.into_values().collect());
         let lowest = |division: &Division| division.segments.iter().map(|handled| handled.through).min();
-        let begin = divisions.0.iter().filter_map(lowest).min().unwrap_or_default();
+        let begin = divisions.values().filter_map(lowest).min().unwrap_or_default();
+        let mut all_before = Vec::new();
+        divisions.values_mut().for_each(|division| all_before.extend(division.take_common().0));
+        let mut divisions = Divisions(divisions.into_values().collect());
+        all_before.retain(|before| !divisions.0.contains(before));
+        divisions.0.extend(all_before);
         Ok(Some(Self {
             old: own.keys().map(name).collect(),
             created: names.clone(),
@@ -166,6 +185,11 @@ impl Redivision {
     /// Returns the name of the segment that has a key now.
     pub(super) fn segment(&self, key: Option<&[u8]>) -> &str {
         &self.segments[Segment::of(key, self.segments.len() as u32).index() as usize]
+    }
+
+    /// Returns the names of all segments, before and now.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.old.iter().chain(&self.segments).map(String::as_str)
     }
 
     /// Logs the change, unless it is the beginning of the subscription.
@@ -306,6 +330,22 @@ mod tests {
         assert_eq!(again.begin, Position(1));
         let inherited = |key: &str| if of(key, 3) == 1 { 0 } else { [3, 9][of(key, 2)] };
         assert!(are_handled(&again.divisions, |key| [5, 1, 6][of(key, 3)].max(inherited(key))));
+    }
+
+    #[test]
+    fn many_changes_before_the_first_is_passed_take_little_room() {
+        let (mut checkpoints, mut facts): (Vec<(String, u64)>, Vec<(String, String)>) =
+            (vec![("p".to_owned(), 0)], vec![]);
+        for round in 0..40 {
+            let segments = [8, 16][round % 2];
+            let division = planned(segments, &checkpoints, &facts).unwrap();
+            let all = division.created.iter().enumerate();
+            checkpoints =
+                all.map(|(index, name)| (name.clone(), if index == 0 { 0 } else { round as u64 + 1 })).collect();
+            facts = division.facts().into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        }
+        let longest = facts.iter().map(|(_, fact)| fact.len()).max();
+        assert!(longest < Some(20_000), "{longest:?}");
     }
 
     #[test]

@@ -10,8 +10,9 @@ use crate::follow::Follower;
 use crate::manifest::Start;
 use crate::model::{FactName, Position, RecordedEvent, Segment, StreamId, SubscriptionName};
 use crate::store::{Divisions, Error, EventStore, Reader};
+use crate::supervise::Held as _;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How often it is looked whether the commands of the segments before are settled.
@@ -25,6 +26,27 @@ pub(super) struct Successor {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) aggregates: Arc<Aggregates>,
     pub(super) flows: Flows,
+    pub(super) settling: Arc<Settling>,
+}
+
+/// The commands of other segments that are being settled, so that a stop need not wait for them.
+#[derive(Default)]
+pub(super) struct Settling(Mutex<(bool, Option<Arc<Outbox>>)>);
+
+impl Settling {
+    /// Notes the outbox that sends them. Returns false if the subscription is stopping.
+    fn begin(&self, outbox: &Arc<Outbox>) -> bool {
+        let (is_stopped, current) = &mut *self.0.held();
+        *current = Some(outbox.clone());
+        !*is_stopped
+    }
+
+    /// Ends the waits for room. From now on nothing is sent.
+    pub(super) fn stop(&self) {
+        let (is_stopped, current) = &mut *self.0.held();
+        *is_stopped = true;
+        current.iter().for_each(|outbox| outbox.stop());
+    }
 }
 
 impl Successor {
@@ -38,6 +60,9 @@ impl Successor {
         tell: impl Fn(String),
     ) -> Result<(), Error> {
         while !self.is_divided(follower.reader())? {
+            if follower.is_stopped() {
+                return Err(Error::Closed);
+            }
             let start = start.checkpoint(follower.head());
             match ack::wait(|ack| self.store.divide(&self.plugin, self.segment.count(), start, ack)) {
                 Err(Error::Unsettled { subscription, .. }) => self.settle(&subscription, follower, &tell)?,
@@ -61,13 +86,15 @@ impl Successor {
 
     fn settle(&self, name: &Arc<str>, follower: &mut Follower, tell: &impl Fn(String)) -> Result<(), Error> {
         let Self { store, aggregates, flows, .. } = self;
-        let outbox = Outbox::new(name.clone(), store.clone(), aggregates.clone(), flows.clone());
+        let outbox = Arc::new(Outbox::new(name.clone(), store.clone(), aggregates.clone(), flows.clone()));
+        if !self.settling.begin(&outbox) {
+            return Err(Error::Closed);
+        }
         outbox.resend()?;
         while outbox.is_busy() {
             let trouble = outbox.trouble().map_or(String::new(), |reason| format!(": {reason}"));
             tell(format!("the commands that {name} has left must be settled first{trouble}"));
             if follower.pause(LOOK) {
-                outbox.stop();
                 return Err(Error::Closed);
             }
             if outbox.must_resend() {
@@ -84,13 +111,16 @@ pub(super) struct Share {
     segment: Segment,
     /// What segments before it have handled beyond its checkpoint.
     divisions: Divisions,
+    /// The end of that.
+    first_new: Position,
     /// Whether the store has something of this, passed or not.
     is_kept: bool,
 }
 
 impl Share {
     pub(super) fn new(subscription: Arc<str>, segment: Segment) -> Self {
-        Self { subscription, segment, divisions: Divisions::default(), is_kept: false }
+        let (divisions, first_new) = Default::default();
+        Self { subscription, segment, divisions, first_new, is_kept: false }
     }
 
     /// Reads what the segments before it have handled.
@@ -98,6 +128,7 @@ impl Share {
         let fact = reader.fact(&self.fact_name())?;
         self.is_kept = fact.is_some();
         self.divisions = Divisions::parse(&self.subscription, fact.as_deref())?.beyond(checkpoint);
+        self.first_new = self.divisions.end();
         Ok(())
     }
 
@@ -137,14 +168,14 @@ impl Share {
         });
     }
 
-    /// Whether there are other segments.
-    pub(super) fn is_divided(&self) -> bool {
-        self.segment != Segment::WHOLE
+    /// Whether other segments handle some events, or have handled some of those up to a position.
+    pub(super) fn is_divided_at(&self, position: Position) -> bool {
+        self.segment != Segment::WHOLE || position <= self.first_new
     }
 
     /// Returns the position from which on no segment before it has handled anything. Until then a held key stays held, because only
     /// its version says what is handled of it.
     pub(super) fn first_new(&self) -> Position {
-        self.divisions.end()
+        self.first_new
     }
 }

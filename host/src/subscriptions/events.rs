@@ -1,7 +1,7 @@
 //! The subscription of a subscriber to recorded events: its three threads as one part.
 
 use super::callbacks::{CallbackLinks, CallbackOptions, Callbacks, Environment};
-use super::division::Successor;
+use super::division::{Settling, Successor};
 use super::key_worker::KeyWorker;
 use super::keys::{HeldKeys, KeyLinks, KeyRequest, KeysSummary};
 use super::outbox::Outbox;
@@ -41,6 +41,7 @@ pub(super) struct SubscriptionLinks {
     pub(super) pausing: Arc<Pausing>,
     pub(super) keys: KeyLinks,
     pub(super) resets: Arc<Resets>,
+    pub(super) settling: Arc<Settling>,
     /// Held while a dead letter is replayed, until its commands are sent.
     pub(super) replays: Arc<Mutex<()>>,
 }
@@ -65,6 +66,7 @@ impl EventSubscription {
             pausing: Arc::new(Pausing::load(name.clone(), store.clone())?),
             keys: keys.links().clone(),
             resets: Arc::default(),
+            settling: Arc::default(),
             replays: Arc::default(),
         };
         let bounds = options.bounds;
@@ -78,6 +80,7 @@ impl EventSubscription {
             store: store.clone(),
             aggregates: aggregates.clone(),
             flows: environment.flows.clone(),
+            settling: shared.settling.clone(),
         };
         let worker = SubscriptionWorker::new(slot.clone(), successor, options, shared.clone(), keys, stopped, runtime)?;
         let key_worker = KeyWorker::new(name.clone(), key_slot, key_options, shared.clone(), ends)?;
@@ -183,6 +186,7 @@ impl Subscription for EventSubscription {
     }
 
     fn stop(&self) {
+        self.shared.settling.stop();
         self.shared.outbox.stop();
         self.running.stop();
         let _ = self.shared.keys.requests.send(KeyRequest::Stop);

@@ -15,7 +15,7 @@ mod under_way;
 mod worker;
 
 use super::callbacks::Environment;
-use super::division::Successor;
+use super::division::{Settling, Successor};
 use super::outbox::Outbox;
 use super::pausing::Pausing;
 use super::replay::ReplayError;
@@ -57,6 +57,7 @@ struct SagaLinks {
     progress: Arc<FollowerProgress>,
     pausing: Arc<Pausing>,
     resets: Arc<Resets>,
+    settling: Arc<Settling>,
     replays: Arc<Requests<ReplayRequest, Result<(), ReplayError>>>,
     /// Wakes the thread for a request.
     asked: Arc<Notify>,
@@ -115,6 +116,7 @@ impl SagaSubscription {
             progress: Arc::default(),
             pausing: Arc::new(Pausing::load(name.clone(), store.clone())?),
             resets: Arc::default(),
+            settling: Arc::default(),
             replays: Arc::default(),
             asked: Arc::default(),
             view: Arc::default(),
@@ -128,6 +130,7 @@ impl SagaSubscription {
             store: store.clone(),
             aggregates: aggregates.clone(),
             flows: environment.flows.clone(),
+            settling: links.settling.clone(),
         };
         let worker = SagaWorker::new(slot.clone(), successor, options, links.clone(), slow, environment, stopped)?;
         let slow = SlowWorker::start(slot, links.saga_type.clone(), &**store, ends, links.asked.clone())?;
@@ -231,6 +234,7 @@ impl Subscription for SagaSubscription {
     }
 
     fn stop(&self) {
+        self.links.settling.stop();
         self.links.outbox.stop();
         self.running.stop();
         let _ = self.slow_requests.send(SlowRequest::Stop);

@@ -222,14 +222,20 @@ impl SubscriptionWorker {
     /// before this one have handled, because only its version says what is handled of it.
     fn next_answer(&mut self, reached: Position) -> Option<KeyAnswer> {
         let may_free = reached >= self.share.first_new();
-        if may_free && let Some(answer) = self.early.pop() {
-            return Some(answer);
+        let has_more = |keys: &HeldKeys, answer: &KeyAnswer| match answer {
+            KeyAnswer::Handled { stream, seen, .. } => keys.last_left(stream).is_none_or(|last| last > *seen),
+            KeyAnswer::Moved { .. } | KeyAnswer::Lost(_) => true,
+        };
+        let early = self.early.iter().position(|early| may_free || has_more(&self.keys, early));
+        if let Some(early) = early {
+            return Some(self.early.swap_remove(early));
         }
         loop {
-            match self.keys.answer()? {
-                early @ KeyAnswer::Handled { .. } if !may_free => self.early.push(early),
-                answer => return Some(answer),
+            let answer = self.keys.answer()?;
+            if may_free || has_more(&self.keys, &answer) {
+                return Some(answer);
             }
+            self.early.push(answer);
         }
     }
 

@@ -6,6 +6,7 @@ use super::writer::Writer;
 use crate::model::{Position, Segment, SubscriptionName};
 use crate::store::division::{MovedCallbacks, Redivision, subscription_of_key};
 use crate::store::fault::{self, FaultPoint};
+use crate::store::write_request::refuse_beyond;
 use crate::store::{Error, InterruptedOf, lease_of_subscription};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,8 +37,12 @@ impl Writer {
         let facts: HashMap<String, String> = facts.collect::<Result<_, Error>>()?;
         let fact = |name: &str| Ok(facts.get(name).cloned());
         let Some(division) = Redivision::plan(plugin, segments, start, &checkpoints, fact)? else { return Ok(()) };
+        if division.old.is_empty() {
+            refuse_beyond(&format!("the start of subscription {plugin}"), division.begin.0, self.newest().0)?;
+        }
         self.refuse_other_divisions(plugin)?;
-        let (mut callbacks, mut requests, mut keys) = (MovedCallbacks::none(), Vec::new(), Vec::new());
+        let (mut callbacks, mut requests) = (MovedCallbacks::none(), Vec::new());
+        let mut keys: (Vec<&str>, Vec<&str>, Vec<String>, Vec<Vec<u8>>) = Default::default();
         for old in &division.old {
             let commands = outbox::pending_commands(self.connected()?, old)?.len();
             if commands > 0 {
@@ -52,28 +57,33 @@ impl Writer {
             requests.extend(rows.iter().map(|row| (row.get::<_, i64>(0), division.segment(row.get(1)))));
             let sql = "SELECT aggregate_type, aggregate_id FROM held_keys WHERE subscription = $1";
             let rows = self.query(DOING, sql, &[old])?;
-            keys.extend(rows.iter().map(|row| (old, row.get::<_, String>(0), row.get::<_, Vec<u8>>(1))));
+            for row in &rows {
+                let (aggregate_type, id): (String, Vec<u8>) = (row.get(0), row.get(1));
+                keys.0.push(division.segment(Some(&id)));
+                keys.1.push(old.as_str());
+                keys.2.push(aggregate_type);
+                keys.3.push(id);
+            }
         }
         let (numbers, names): (Vec<i64>, Vec<&str>) = callbacks.moves.into_iter().unzip();
         let sql = "UPDATE callbacks SET subscription = moved.name
                    FROM unnest($1::bigint[], $2::text[]) moved (number, name) WHERE callbacks.number = moved.number";
         self.execute(DOING, sql, &[&numbers, &names])?;
         if !division.old.is_empty() {
-            self.interrupt_attempts(&InterruptedOf::These(
-                division.old.iter().map(|old| old.as_str().into()).collect(),
-            ))?;
+            let old = division.old.iter().map(|old| old.as_str().into()).collect();
+            let interrupted = self.interrupt_attempts(&InterruptedOf::These(old))?;
+            interrupted.iter().for_each(|kept| tracing::warn!("{}", kept.interruption()));
         }
         self.requests_changed += u64::from(!requests.is_empty());
         let (numbers, names): (Vec<i64>, Vec<&str>) = requests.into_iter().unzip();
         let sql = "UPDATE http_requests SET subscription = moved.name
                    FROM unnest($1::bigint[], $2::text[]) moved (number, name) WHERE http_requests.number = moved.number";
         self.execute(DOING, sql, &[&numbers, &names])?;
-        for (old, aggregate_type, aggregate_id) in keys {
-            let to = division.segment(Some(&aggregate_id));
-            let sql = "UPDATE held_keys SET subscription = $4
-                       WHERE subscription = $1 AND aggregate_type = $2 AND aggregate_id = $3";
-            self.execute(DOING, sql, &[old, &aggregate_type, &aggregate_id, &to])?;
-        }
+        let sql = "UPDATE held_keys SET subscription = moved.name
+                   FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) moved (name, old, aggregate_type, id)
+                   WHERE held_keys.subscription = moved.old AND held_keys.aggregate_type = moved.aggregate_type
+                       AND held_keys.aggregate_id = moved.id";
+        self.execute(DOING, sql, &[&keys.0, &keys.1, &keys.2, &keys.3])?;
         fault::at(FaultPoint::SubscriptionDivided);
         for old in &division.old {
             self.execute(DOING, "DELETE FROM outbox WHERE kind = 'commands' AND queue = $1", &[old])?;
@@ -88,7 +98,9 @@ impl Writer {
         for (name, value) in division.facts() {
             self.set_fact(&name, value.as_deref())?;
         }
-        self.forget_names();
+        self.hints.forget_progress();
+        self.hints.end_transaction();
+        division.names().for_each(|name| _ = self.rows.remove(name));
         division.tell(plugin);
         Ok(())
     }

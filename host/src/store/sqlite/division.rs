@@ -2,6 +2,7 @@
 
 use super::fault::{self, FaultPoint};
 use super::reader::pending_commands;
+use super::write_request::refuse_beyond;
 use super::writer::Writer;
 use super::{Error, failed, rows};
 use crate::model::{Position, SubscriptionName};
@@ -45,6 +46,9 @@ impl Writer {
         let Some(division) = Redivision::plan(plugin, segments, start, &checkpoints(connection)?, fact)? else {
             return Ok(());
         };
+        if division.old.is_empty() {
+            refuse_beyond(&format!("the start of subscription {plugin}"), division.begin.0, self.next_position - 1)?;
+        }
         let (mut callbacks, mut requests, mut keys) = (MovedCallbacks::none(), Vec::new(), Vec::new());
         for old in &division.old {
             let commands = pending_commands(connection, old)?.len();
@@ -71,9 +75,9 @@ impl Writer {
             self.divided("UPDATE callbacks SET subscription = ?2 WHERE number = ?1", params![number, to])?;
         }
         if !division.old.is_empty() {
-            self.interrupt_attempts(&InterruptedOf::These(
-                division.old.iter().map(|old| old.as_str().into()).collect(),
-            ))?;
+            let old = division.old.iter().map(|old| old.as_str().into()).collect();
+            let interrupted = self.interrupt_attempts(&InterruptedOf::These(old))?;
+            interrupted.iter().for_each(|kept| tracing::warn!("{}", kept.interruption()));
         }
         self.requests_changed += u64::from(!requests.is_empty());
         for (number, to) in requests {
@@ -98,7 +102,7 @@ impl Writer {
         for (name, value) in division.facts() {
             self.set_fact(&name, value.as_deref())?;
         }
-        self.rows.clear();
+        division.names().for_each(|name| _ = self.rows.remove(name));
         division.tell(plugin);
         Ok(())
     }

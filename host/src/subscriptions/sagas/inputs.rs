@@ -192,9 +192,12 @@ impl SagaWorker {
             Err(Unhandled::Host(reason)) => Err(reason),
             // One by one, and once more, because a slow machine is no fault of the event.
             Err(_) => {
-                let is_divided = self.share.is_divided();
-                let key = |event| self.event_key(event).or_else(|_| self.event_key(event));
-                events.iter().map(key).map(|key| told(key, is_divided)).collect()
+                let mut keys = Vec::new();
+                for event in events {
+                    let key = self.event_key(event).or_else(|_| self.event_key(event));
+                    keys.push(told(key, self.share.is_divided_at(event.position))?);
+                }
+                Ok(keys)
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::backoff::Pauses;
 use crate::clock::Clock;
 use crate::filter::Filter;
 use crate::follow::{Follower, IDLE_STRIDE, Stop};
-use crate::model::{DeadLetterContent, Position, StreamId, Version};
+use crate::model::{DeadLetterContent, Position, RecordedEvent, StreamId, Version};
 use crate::plugin::{SagaInput, Slot};
 use crate::status::State;
 use crate::store::{Error, HeldKey, KeyChange, KeyState, Reached, Step, event_at};
@@ -391,7 +391,9 @@ impl SagaWorker {
         let mut after = Position(0);
         while after < self.follower.head() {
             let page = self.follower.page(after, &own, self.options.batch_max)?;
-            for event in page.events.iter().filter(|event| event.version == Version(1)) {
+            let is_first =
+                |event: &&RecordedEvent| event.version == Version(1) && self.share.has(&event.stream.aggregate_id);
+            for event in page.events.iter().filter(is_first) {
                 if !self.follower.reader().is_archived(&event.stream)? {
                     return Ok(Some(event.stream.clone()));
                 }
