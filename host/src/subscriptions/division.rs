@@ -9,6 +9,7 @@ use crate::flows::Flows;
 use crate::follow::Follower;
 use crate::manifest::Start;
 use crate::model::{FactName, Position, RecordedEvent, Segment, StreamId, SubscriptionName};
+use crate::plugin::Slot;
 use crate::store::{Divisions, Error, EventStore, Reader};
 use crate::supervise::Held as _;
 use std::collections::BTreeSet;
@@ -23,10 +24,10 @@ pub(super) struct Successor {
     /// The plugin.
     pub(super) plugin: Arc<str>,
     pub(super) segment: Segment,
-    pub(super) store: Arc<dyn EventStore>,
-    pub(super) aggregates: Arc<Aggregates>,
-    pub(super) flows: Flows,
-    pub(super) settling: Arc<Settling>,
+    store: Arc<dyn EventStore>,
+    aggregates: Arc<Aggregates>,
+    flows: Flows,
+    settling: Arc<Settling>,
 }
 
 /// The commands of other segments that are being settled, so that a stop need not wait for them.
@@ -50,6 +51,24 @@ impl Settling {
 }
 
 impl Successor {
+    pub(super) fn new(
+        slot: &Slot,
+        segment: Segment,
+        store: &Arc<dyn EventStore>,
+        aggregates: &Arc<Aggregates>,
+        flows: &Flows,
+        settling: &Arc<Settling>,
+    ) -> Self {
+        Self {
+            plugin: slot.name.clone(),
+            segment,
+            store: store.clone(),
+            aggregates: aggregates.clone(),
+            flows: flows.clone(),
+            settling: settling.clone(),
+        }
+    }
+
     /// Has the store divide the subscription as the manifest says, unless it is. Commands that other segments have left are settled
     /// before. `tell` is told what it waits for. Fails with [`Error::Closed`] if the host stops meanwhile.
     pub(super) fn take_over(

@@ -74,14 +74,8 @@ impl EventSubscription {
         let callbacks =
             Callbacks::start(shared.callback_links(&name, slot), options.of_callbacks(), environment.clone())?;
         let runtime = environment.runtime.clone();
-        let successor = Successor {
-            plugin: slot.name.clone(),
-            segment,
-            store: store.clone(),
-            aggregates: aggregates.clone(),
-            flows: environment.flows.clone(),
-            settling: shared.settling.clone(),
-        };
+        let Environment { flows, .. } = environment;
+        let successor = Successor::new(slot, segment, store, aggregates, flows, &shared.settling);
         let worker = SubscriptionWorker::new(slot.clone(), successor, options, shared.clone(), keys, stopped, runtime)?;
         let key_worker = KeyWorker::new(name.clone(), key_slot, key_options, shared.clone(), ends)?;
         let key_worker =

@@ -124,14 +124,8 @@ impl SagaSubscription {
         };
         let (slow, ends) = SlowLinks::new();
         let slow_requests = slow.requests();
-        let successor = Successor {
-            plugin: slot.name.clone(),
-            segment,
-            store: store.clone(),
-            aggregates: aggregates.clone(),
-            flows: environment.flows.clone(),
-            settling: links.settling.clone(),
-        };
+        let Environment { flows, .. } = environment;
+        let successor = Successor::new(slot, segment, store, aggregates, flows, &links.settling);
         let worker = SagaWorker::new(slot.clone(), successor, options, links.clone(), slow, environment, stopped)?;
         let slow = SlowWorker::start(slot, links.saga_type.clone(), &**store, ends, links.asked.clone())?;
         let running = Running::start(
