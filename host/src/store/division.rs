@@ -334,8 +334,7 @@ mod tests {
 
     #[test]
     fn many_changes_before_the_first_is_passed_take_little_room() {
-        let (mut checkpoints, mut facts): (Vec<(String, u64)>, Vec<(String, String)>) =
-            (vec![("p".to_owned(), 0)], vec![]);
+        let (mut checkpoints, mut facts) = (vec![("p".to_owned(), 0)], Vec::new());
         for round in 0..40 {
             let segments = [8, 16][round % 2];
             let division = planned(segments, &checkpoints, &facts).unwrap();

@@ -21,6 +21,15 @@ pub(super) fn checkpoints(connection: &Connection) -> Result<Vec<(String, Positi
     Ok(connection.query("reading the checkpoints", CHECKPOINTS, &[])?.iter().map(checkpoint).collect())
 }
 
+/// The held keys that move, by column.
+#[derive(Default)]
+struct MovedKeys<'d> {
+    to: Vec<&'d str>,
+    from: Vec<&'d str>,
+    types: Vec<String>,
+    ids: Vec<Vec<u8>>,
+}
+
 fn checkpoint(row: &Row) -> (String, Position) {
     (row.get(0), Position(uint(row, 1)))
 }
@@ -42,7 +51,7 @@ impl Writer {
         }
         self.refuse_other_divisions(plugin)?;
         let (mut callbacks, mut requests) = (MovedCallbacks::none(), Vec::new());
-        let mut keys: (Vec<&str>, Vec<&str>, Vec<String>, Vec<Vec<u8>>) = Default::default();
+        let mut keys = MovedKeys::default();
         for old in &division.old {
             let commands = outbox::pending_commands(self.connected()?, old)?.len();
             if commands > 0 {
@@ -59,10 +68,10 @@ impl Writer {
             let rows = self.query(DOING, sql, &[old])?;
             for row in &rows {
                 let (aggregate_type, id): (String, Vec<u8>) = (row.get(0), row.get(1));
-                keys.0.push(division.segment(Some(&id)));
-                keys.1.push(old.as_str());
-                keys.2.push(aggregate_type);
-                keys.3.push(id);
+                keys.to.push(division.segment(Some(&id)));
+                keys.from.push(old.as_str());
+                keys.types.push(aggregate_type);
+                keys.ids.push(id);
             }
         }
         let (numbers, names): (Vec<i64>, Vec<&str>) = callbacks.moves.into_iter().unzip();
@@ -83,7 +92,7 @@ impl Writer {
                    FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) moved (name, old, aggregate_type, id)
                    WHERE held_keys.subscription = moved.old AND held_keys.aggregate_type = moved.aggregate_type
                        AND held_keys.aggregate_id = moved.id";
-        self.execute(DOING, sql, &[&keys.0, &keys.1, &keys.2, &keys.3])?;
+        self.execute(DOING, sql, &[&keys.to, &keys.from, &keys.types, &keys.ids])?;
         fault::at(FaultPoint::SubscriptionDivided);
         for old in &division.old {
             self.execute(DOING, "DELETE FROM outbox WHERE kind = 'commands' AND queue = $1", &[old])?;
