@@ -6,7 +6,7 @@ use super::problem::ProblemType;
 use crate::host::Unreplayed;
 use crate::model::{
     Callback, CallbackContent, DeadLetterContent, Header, HttpAnswer, HttpResponse, KeptCallback, KeptDeadLetter,
-    KeptRequest,
+    KeptRequest, SubscriptionName,
 };
 use crate::status::{DeadLetterItem, DeadLetters, Replayed};
 use crate::store::{DeadLetterQuery, Discard};
@@ -44,6 +44,7 @@ pub(super) async fn list(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<DeadLetters>, HttpError> {
     let Query(Wanted { consumer, before, limit }) = wanted?;
+    refuse_segment(consumer.as_deref())?;
     let limit = limit.unwrap_or(LIMIT).min(LIMIT_MAX);
     let found = server.host.read(move |reader| {
         let wanted = DeadLetterQuery { consumer: consumer.as_deref(), before, limit };
@@ -51,6 +52,18 @@ pub(super) async fn list(
     });
     let (letters, total) = found.await?;
     Ok(Json(DeadLetters { total, letters: letters.into_iter().map(DeadLetterItem::from).collect() }))
+}
+
+/// Refuses the name of a segment: no dead letter has it.
+fn refuse_segment(consumer: Option<&str>) -> Result<(), HttpError> {
+    let Some(consumer) = consumer else { return Ok(()) };
+    let whole = SubscriptionName::parse(consumer).whole().to_string();
+    match whole == consumer {
+        true => Ok(()),
+        false => Err(HttpError::malformed(format!(
+            "dead letters have the name of the whole subscription, `{whole}`, whichever segment they are of: ask for that"
+        ))),
+    }
 }
 
 pub(super) async fn show(
@@ -100,6 +113,7 @@ pub(super) async fn discard_all(
     which: Result<Query<Discarded>, QueryRejection>,
 ) -> Result<Response, HttpError> {
     let Query(Discarded { consumer }) = which?;
+    refuse_segment(consumer.as_deref())?;
     let wanted = consumer.clone();
     let newest = DeadLetterQuery { consumer: None, before: None, limit: 1 };
     let (newest, total) = server

@@ -11,7 +11,7 @@ use serde_json::Value;
 pub(super) enum Command {
     /// List the HTTP requests of plugins that have not ended, the oldest first.
     List {
-        /// Only requests of this subscription: the name of a plugin, or source/NAME.
+        /// Only requests of this subscription: the name of a plugin, of a segment (NAME:2of4), or source/NAME.
         #[arg(long, value_name = "NAME")]
         subscription: Option<String>,
         /// Only requests with a greater number.

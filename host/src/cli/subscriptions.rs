@@ -20,7 +20,7 @@ pub(super) enum Command {
 
 #[derive(clap::Args)]
 pub(super) struct ResetTo {
-    /// The name of the subscriber's plugin in the manifest.
+    /// The name of the subscriber's plugin in the manifest, or of a segment (NAME:2of4).
     name: String,
     /// The place: the position of the first event, `beginning` or `now`.
     #[arg(long, value_name = "PLACE", value_parser = place)]
@@ -50,7 +50,7 @@ fn place(text: &str) -> Result<Place, String> {
 
 #[derive(clap::Args)]
 pub(super) struct Subscription {
-    /// The name of the subscriber's plugin in the manifest, or source/NAME.
+    /// The name of the subscriber's plugin in the manifest, of a segment (NAME:2of4), or source/NAME.
     name: String,
     #[command(flatten)]
     target: Target,

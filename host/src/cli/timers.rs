@@ -11,7 +11,7 @@ use serde_json::Value;
 pub(super) enum Command {
     /// List the timers that are due first.
     List {
-        /// Only timers of this subscription: the name of a plugin, or source/NAME.
+        /// Only timers of this subscription: the name of a plugin, of a segment (NAME:2of4), or source/NAME.
         #[arg(long, value_name = "NAME")]
         subscription: Option<String>,
         /// At most this many, up to 1,000.

@@ -12,16 +12,20 @@ use crate::store;
 use crate::subscriptions::{self, RecordOptions};
 use std::time::Duration;
 
+/// The guests of a segment of a subscription: one each for its events, for retries and for callbacks.
+const GUESTS_OF_SEGMENT: usize = 3;
+
 /// Returns how many guests a host may have at the same time: one for each shard, for each follower, for the retries and
-/// the callbacks of each subscription, and for each query of a projection, and as many again while code is swapped. The plugins
-/// are not known yet, so each counts as having one aggregate type.
+/// the callbacks of each subscription and segment, and for each query of a projection, and as many again while code is swapped. The
+/// plugins are not known yet, so each counts as having one aggregate type.
 pub fn demand(manifest: &Manifest) -> Demand {
     let queries = projection::Options::default().queries_max;
-    let of_plugin = |plugin: &PluginSettings| {
+    let of_plugin = |(name, plugin): (&String, &PluginSettings)| {
         let shards = plugin.shards.unwrap_or_else(aggregates::shards_by_default);
-        shards + 4 + queries
+        let more_segments = manifest.segments(name).count() - 1;
+        shards + 4 + queries + GUESTS_OF_SEGMENT * more_segments
     };
-    let guests = manifest.plugins.values().map(of_plugin).sum::<usize>() + 2 * manifest.sources.len();
+    let guests = manifest.plugins.iter().map(of_plugin).sum::<usize>() + 2 * manifest.sources.len();
     let memory_mib = manifest.plugins.values().map(|plugin| plugin.limits.memory_mib).max().unwrap_or_default();
     Demand { guests: guests * 2, memory_bytes_max: memory_mib << 20 }
 }

@@ -51,16 +51,25 @@ impl Host {
         status.subscriptions.into_iter().chain(of_sources).collect()
     }
 
-    /// Pauses or resumes a subscription. The setting survives restarts.
+    /// Pauses or resumes a subscription, with all of its segments, or a segment. The setting survives restarts.
     pub async fn set_paused(self: &Arc<Self>, name: &str, paused: bool) -> Result<Paused, Unchanged> {
         let (host, name) = (self.clone(), name.to_owned());
         let set = move || {
             let parts = host.parts();
-            let set = match SubscriptionName::parse(&name) {
-                SubscriptionName::Plugin(..) => parts.subscriptions.get(&*name).map(|found| found.set_paused(paused)),
-                SubscriptionName::Source(source) => parts.records.get(source).map(|found| found.set_paused(paused)),
-            };
-            set.ok_or_else(|| host.unknown_subscription(&name))??;
+            if let SubscriptionName::Source(source) = SubscriptionName::parse(&name) {
+                let found = parts.records.get(source).ok_or_else(|| host.unknown_subscription(&name))?;
+                found.set_paused(paused)?;
+                return Ok(Paused { name, paused });
+            }
+            let is_of = |other: &&str| *other == name || SubscriptionName::parse(other).whole().to_string() == name;
+            let names: Vec<&str> = parts.applied.plan.subscriptions().filter(is_of).collect();
+            // One that runs on another host is to be asked for there, before anything is changed here.
+            let find = |name: &&str| parts.subscriptions.get(*name).ok_or_else(|| host.unknown_subscription(name));
+            let found: Vec<_> = names.iter().map(find).collect::<Result<_, _>>()?;
+            if found.is_empty() {
+                return Err(host.unknown_subscription(&name));
+            }
+            found.iter().try_for_each(|found| found.set_paused(paused))?;
             Ok(Paused { name, paused })
         };
         let _used = self.in_use.read().await;

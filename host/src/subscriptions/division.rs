@@ -6,13 +6,14 @@ use super::pausing::Pausing;
 use crate::ack;
 use crate::aggregates::Aggregates;
 use crate::flows::Flows;
-use crate::follow::Follower;
+use crate::follow::{Follower, FollowerProgress};
 use crate::manifest::Start;
 use crate::model::{FactName, Position, RecordedEvent, Segment, StreamId, SubscriptionName};
 use crate::plugin::Slot;
+use crate::status::State;
 use crate::store::{Divisions, Error, EventStore, Reader};
 use crate::supervise::Held as _;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -70,14 +71,18 @@ impl Successor {
     }
 
     /// Has the store divide the subscription as the manifest says, unless it is. Commands that other segments have left are settled
-    /// before. `tell` is told what it waits for. Fails with [`Error::Closed`] if the host stops meanwhile.
+    /// before. The progress says what it waits for. Fails with [`Error::Closed`] if the host stops meanwhile.
     pub(super) fn take_over(
         &self,
         start: Start,
         follower: &mut Follower,
         pausing: &Pausing,
-        tell: impl Fn(String),
+        progress: &FollowerProgress,
     ) -> Result<(), Error> {
+        let tell = |reason| progress.is_because(State::Retrying, reason);
+        // Until it has taken over, it is where the segments before are.
+        let lowest = self.own(follower.reader())?.into_values().min();
+        lowest.into_iter().for_each(|lowest| progress.reach(lowest));
         while !self.is_divided(follower.reader())? {
             if follower.is_stopped() {
                 return Err(Error::Closed);
@@ -94,13 +99,17 @@ impl Successor {
 
     /// Whether each segment of the manifest has its place, and no other one.
     fn is_divided(&self, reader: &mut dyn Reader) -> Result<bool, Error> {
+        Ok(self.own(reader)?.into_keys().eq(Segment::all(self.segment.count())))
+    }
+
+    /// Returns the segments that the subscription has in the store, with their checkpoints.
+    fn own(&self, reader: &mut dyn Reader) -> Result<BTreeMap<Segment, Position>, Error> {
         let checkpoints = reader.checkpoints()?;
-        let own = checkpoints.iter().filter_map(|(name, _)| match SubscriptionName::parse(name) {
-            SubscriptionName::Plugin(owner, segment) if *owner == *self.plugin => Some(segment),
+        let own = checkpoints.iter().filter_map(|(name, checkpoint)| match SubscriptionName::parse(name) {
+            SubscriptionName::Plugin(owner, segment) if *owner == *self.plugin => Some((segment, *checkpoint)),
             _ => None,
         });
-        let own: BTreeSet<Segment> = own.collect();
-        Ok(own.into_iter().eq(Segment::all(self.segment.count())))
+        Ok(own.collect())
     }
 
     fn settle(&self, name: &Arc<str>, follower: &mut Follower, tell: &impl Fn(String)) -> Result<(), Error> {

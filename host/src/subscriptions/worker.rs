@@ -123,8 +123,7 @@ impl SubscriptionWorker {
         // Steps of an earlier try may be in flight. Only when they have ended the store's checkpoint is known.
         self.steps.abandon();
         let Self { successor, follower, shared, .. } = self;
-        let tell = |reason| shared.progress.is_because(State::Retrying, reason);
-        successor.take_over(self.options.start, follower, &shared.pausing, tell)?;
+        successor.take_over(self.options.start, follower, &shared.pausing, &shared.progress)?;
         self.shared.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {

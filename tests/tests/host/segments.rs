@@ -99,8 +99,19 @@ fn each_key_is_handled_in_order_and_once_however_often_the_number_of_segments_ch
     host.until("the key goes on", |_| notes(&host)["x"].len() == 7);
     assert_eq!(notes(&host)["x"], [1, 3, 4, 5, 6, 7, 8]);
     // People name a segment as it is shown.
-    let unknown = host.post("/v1/subscriptions/misbehaving/pause", &Value::Null, &[]);
+    let states = || {
+        let status = host.status();
+        let subscriptions = status["subscriptions"].as_array().expect("subscriptions").clone();
+        subscriptions.iter().filter(|found| found["state"] == "paused").count()
+    };
+    for (change, paused) in [("pause", 3), ("resume", 0)] {
+        assert_eq!(host.post(&format!("/v1/subscriptions/misbehaving/{change}"), &Value::Null, &[]).status, 200);
+        host.until("all segments are", |_| states() == paused);
+    }
+    let unknown = host.post("/v1/subscriptions/misbehaving:2of4/pause", &Value::Null, &[]);
     assert!(unknown.status == 404 && unknown.body.to_string().contains("misbehaving:2of3"), "{unknown:?}");
+    let refused = host.get("/v1/dead-letters?consumer=misbehaving:2of3");
+    assert!(refused.status == 400 && refused.body.to_string().contains("`misbehaving`"), "{refused:?}");
     let (code, out, error) = setting.told(&["subscriptions", "pause", "misbehaving:2of3", "--data", "data"]);
     assert_eq!(code, Some(0), "{out}{error}");
     // A paused one keeps all paused that come after it, because some of their keys were paused.

@@ -140,8 +140,7 @@ impl SagaWorker {
         self.steps.abandon();
         self.sagas.lose();
         let Self { successor, follower, links, .. } = self;
-        let tell = |reason| links.progress.is_because(State::Retrying, reason);
-        successor.take_over(self.options.start, follower, &links.pausing, tell)?;
+        successor.take_over(self.options.start, follower, &links.pausing, &links.progress)?;
         self.links.outbox.resend()?;
         let mut reached = self.begin()?;
         while !self.follower.is_stopped() {
