@@ -652,12 +652,8 @@ fn a_missing_file_is_named() {
 #[test]
 fn the_command_line_overrides_the_manifest() {
     let manifest = parse("[kafka]\nbrokers = 'embedded'").unwrap();
-    let overrides = Overrides {
-        data: Some("elsewhere".into()),
-        brokers: Some("kafka:9092".into()),
-        listen: Some("localhost:0".into()),
-        dev: false,
-    };
+    let (data, brokers) = (Some("elsewhere".into()), Some("kafka:9092".into()));
+    let overrides = Overrides { data, brokers, listen: Some("localhost:0".into()), dev: false };
     let manifest = manifest.with(overrides).unwrap();
     assert_eq!(manifest.data, Path::new("elsewhere"));
     assert_eq!(manifest.kafka.unwrap().brokers, Brokers::Addresses("kafka:9092".into()));
