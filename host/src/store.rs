@@ -45,7 +45,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use dead_letters::{DeadLetterQuery, DeadLetterReader, DeadLetters, Discard, dead_letter_origin};
-pub use division::Divisions;
+pub use division::{Divisions, segments_of};
 pub use error::{Error, Loss};
 pub use events::{
     Append, Appended, ArchivedStream, Chain, Decision, EventReader, EventSearch, Events, Filling, PAGE_BYTES_MAX, Page,

@@ -104,7 +104,7 @@ pub trait Subscription: Send + Sync {
     /// Returns whether commands to the aggregates are in flight, or deliveries move without any input.
     fn is_busy(&self) -> bool;
 
-    /// Returns the name of the subscription, which is that of its plugin, or of the segment of it.
+    /// Returns the name of the subscription, or of the segment. A subscription that is not divided has the name of its plugin.
     fn name(&self) -> &Arc<str>;
 
     /// Returns whether a person has paused it.

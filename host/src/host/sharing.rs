@@ -548,14 +548,16 @@ fn lease(name: &PartName, recipe: &Recipe) -> Option<String> {
 
 /// Returns the name of the lease of a part, if it is of a kind that has one.
 fn lease_of(name: &PartName, recipe: &Recipe) -> Option<String> {
-    match (name.kind, recipe) {
-        (Kind::Aggregate | Kind::Projection | Kind::Topics, _) => None,
+    match recipe {
+        Recipe::Aggregate { .. } | Recipe::Projection { .. } | Recipe::Topics { .. } => None,
         // They run beside the subscription of their plugin, or its first segment.
-        (Kind::Requests, Recipe::Requests(Grant { subscriptions, .. })) => {
+        Recipe::Requests(Grant { subscriptions, .. }) => {
             subscriptions.first().map(|first| lease_of_subscription(SubscriptionName::parse(first)))
         }
-        (Kind::Subscription, _) => Some(lease_of_subscription(SubscriptionName::parse(&name.name))),
-        (Kind::Sink | Kind::Source | Kind::Schedules | Kind::Requests, _) => Some(name.to_string()),
+        Recipe::Subscription { plugin, segment, .. } => {
+            Some(lease_of_subscription(SubscriptionName::Plugin(plugin, *segment)))
+        }
+        Recipe::Sink { .. } | Recipe::Source(_) | Recipe::Schedules(_) => Some(name.to_string()),
     }
 }
 

@@ -14,6 +14,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+/// Returns the segments that the subscription of a plugin has, with the checkpoint of each. `checkpoints` are those of all subscriptions.
+pub fn segments_of(plugin: &str, checkpoints: &[(String, Position)]) -> BTreeMap<Segment, Position> {
+    let own = checkpoints.iter().filter_map(|(name, checkpoint)| match SubscriptionName::parse(name) {
+        SubscriptionName::Plugin(owner, segment) if owner == plugin => Some((segment, *checkpoint)),
+        _ => None,
+    });
+    own.collect()
+}
+
 /// What the segments before a segment have handled beyond its checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -132,11 +141,7 @@ impl Redivision {
         checkpoints: &[(String, Position)],
         mut fact: impl FnMut(&str) -> Result<Option<String>, Error>,
     ) -> Result<Option<Self>, Error> {
-        let own = checkpoints.iter().filter_map(|(name, checkpoint)| match SubscriptionName::parse(name) {
-            SubscriptionName::Plugin(owner, segment) if owner == plugin => Some((segment, *checkpoint)),
-            _ => None,
-        });
-        let own: BTreeMap<Segment, Position> = own.collect();
+        let own = segments_of(plugin, checkpoints);
         let name = |segment: &Segment| SubscriptionName::Plugin(plugin, *segment).to_string();
         let all: Vec<Segment> = Segment::all(segments).collect();
         let names: Vec<String> = all.iter().map(name).collect();
@@ -225,14 +230,12 @@ impl Redivision {
 /// Returns the name of the subscription, or of its segment, that handles something of a key. `consumer` is the whole subscription.
 pub(super) fn subscription_of_key(consumer: &str, key: Option<&[u8]>, checkpoints: &[(String, Position)]) -> Arc<str> {
     let SubscriptionName::Plugin(plugin, _) = SubscriptionName::parse(consumer) else { return consumer.into() };
-    let segments = checkpoints.iter().find_map(|(name, _)| match SubscriptionName::parse(name) {
-        SubscriptionName::Plugin(owner, segment) if owner == plugin => Some(segment.count()),
-        _ => None,
-    });
-    SubscriptionName::Plugin(plugin, Segment::of(key, segments.unwrap_or(1))).to_string().into()
+    let segments = segments_of(plugin, checkpoints).into_keys().next().map_or(1, Segment::count);
+    SubscriptionName::Plugin(plugin, Segment::of(key, segments)).to_string().into()
 }
 
 /// The callbacks that move to other segments: the number of each, and where it moves.
+#[derive(Default)]
 pub(super) struct MovedCallbacks<'d> {
     pub(super) moves: Vec<(i64, &'d str)>,
     /// The names of the timers.
@@ -240,10 +243,6 @@ pub(super) struct MovedCallbacks<'d> {
 }
 
 impl<'d> MovedCallbacks<'d> {
-    pub(super) fn none() -> Self {
-        Self { moves: Vec::new(), timers: HashSet::new() }
-    }
-
     /// Adds a callback. Fails if its segment would have two timers of the same name.
     pub(super) fn add(
         &mut self,
@@ -387,7 +386,7 @@ mod tests {
     #[test]
     fn two_timers_of_one_name_do_not_meet_in_one_segment() {
         let division = planned(1, &[(name(0, 2), 3), (name(1, 2), 9)], &[]).unwrap();
-        let mut moved = MovedCallbacks::none();
+        let mut moved = MovedCallbacks::default();
         moved.add(&division, 1, Some(b"a"), Some(b"t")).unwrap();
         moved.add(&division, 2, Some(b"b"), None).unwrap();
         let error = moved.add(&division, 3, Some(b"b"), Some(b"t")).unwrap_err().to_string();

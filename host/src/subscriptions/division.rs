@@ -11,9 +11,8 @@ use crate::manifest::Start;
 use crate::model::{FactName, Position, RecordedEvent, Segment, StreamId, SubscriptionName};
 use crate::plugin::Slot;
 use crate::status::State;
-use crate::store::{Divisions, Error, EventStore, Reader};
+use crate::store::{Divisions, Error, EventStore, Reader, segments_of};
 use crate::supervise::Held as _;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -80,10 +79,13 @@ impl Successor {
         progress: &FollowerProgress,
     ) -> Result<(), Error> {
         let tell = |reason| progress.is_because(State::Retrying, reason);
-        // Until it has taken over, it is where the segments before are.
-        let lowest = self.own(follower.reader())?.into_values().min();
-        lowest.into_iter().for_each(|lowest| progress.reach(lowest));
-        while !self.is_divided(follower.reader())? {
+        loop {
+            let own = segments_of(&self.plugin, &follower.reader().checkpoints()?);
+            if own.keys().copied().eq(Segment::all(self.segment.count())) {
+                break;
+            }
+            // Until it has taken over, it is where the segments before are.
+            own.into_values().min().into_iter().for_each(|lowest| progress.reach(lowest));
             if follower.is_stopped() {
                 return Err(Error::Closed);
             }
@@ -95,21 +97,6 @@ impl Successor {
         }
         // What a person has paused may have come with the division, since this segment was made.
         pausing.reload()
-    }
-
-    /// Whether each segment of the manifest has its place, and no other one.
-    fn is_divided(&self, reader: &mut dyn Reader) -> Result<bool, Error> {
-        Ok(self.own(reader)?.into_keys().eq(Segment::all(self.segment.count())))
-    }
-
-    /// Returns the segments that the subscription has in the store, with their checkpoints.
-    fn own(&self, reader: &mut dyn Reader) -> Result<BTreeMap<Segment, Position>, Error> {
-        let checkpoints = reader.checkpoints()?;
-        let own = checkpoints.iter().filter_map(|(name, checkpoint)| match SubscriptionName::parse(name) {
-            SubscriptionName::Plugin(owner, segment) if *owner == *self.plugin => Some((segment, *checkpoint)),
-            _ => None,
-        });
-        Ok(own.collect())
     }
 
     fn settle(&self, name: &Arc<str>, follower: &mut Follower, tell: &impl Fn(String)) -> Result<(), Error> {

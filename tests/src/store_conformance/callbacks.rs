@@ -27,16 +27,8 @@ fn send(store: &dyn EventStore, keys: &[&str]) {
 }
 
 fn timer(name: &str, key: &str, due: Due) -> CallbackChange {
-    let callback = Callback {
-        key: Some(key.into()),
-        correlation_id: "correlation".into(),
-        causation_id: "cause".into(),
-        hops: 0,
-        first_ms: 1,
-        headers: Vec::new(),
-        content: CallbackContent::Wake { name: name.into(), payload: name.into() },
-    };
-    CallbackChange::Set { name: Some(name.into()), due, callback: Box::new(callback) }
+    let content = CallbackContent::Wake { name: name.into(), payload: name.into() };
+    CallbackChange::Set { name: Some(name.into()), due, callback: callback(key, content) }
 }
 
 fn set(store: &dyn EventStore, callbacks: Vec<CallbackChange>) {

@@ -1,13 +1,13 @@
 //! Subscriptions that are divided into segments, and get another number of them.
 
 use super::Place;
+use super::http_requests::{self, ENDPOINT};
 use super::requests::*;
 use std::collections::{BTreeSet, HashSet};
 use wasmill::model::*;
 use wasmill::store::*;
 
 const PLUGIN: &str = "checkout";
-const ENDPOINT: &str = "payments";
 /// Where a segment begins that takes over nothing.
 const START: Position = Position(2);
 const KEYS: [&str; 8] = ["1", "2", "3", "4", "5", "6", "7", "8"];
@@ -25,35 +25,12 @@ fn divide(store: &dyn EventStore, segments: u32) -> Result<(), Error> {
 }
 
 fn timer(name: &str, key: &str) -> CallbackChange {
-    let callback = Callback {
-        key: Some(key.into()),
-        correlation_id: "correlation".into(),
-        causation_id: "cause".into(),
-        hops: 0,
-        first_ms: 1,
-        headers: Vec::new(),
-        content: CallbackContent::Wake { name: name.into(), payload: name.into() },
-    };
-    CallbackChange::Set { name: Some(name.into()), due: Due::At(LATER), callback: Box::new(callback) }
+    let content = CallbackContent::Wake { name: name.into(), payload: name.into() };
+    CallbackChange::Set { name: Some(name.into()), due: Due::At(LATER), callback: callback(key, content) }
 }
 
 fn request(key: Option<&str>) -> HttpRequest {
-    HttpRequest {
-        id: format!("request of {key:?}").into(),
-        endpoint: ENDPOINT.into(),
-        method: "POST".to_owned(),
-        path: "charges".to_owned(),
-        headers: Vec::new(),
-        body: b"{}".to_vec(),
-        response: None,
-        key: key.map(|key| key.as_bytes().to_vec()),
-        correlation_id: "correlation".into(),
-        causation_id: "cause".into(),
-        hops: 1,
-        time_ms: 5,
-        first_ms: 5,
-        trace: Vec::new(),
-    }
+    HttpRequest { response: None, ..http_requests::request(&format!("request of {key:?}"), key) }
 }
 
 /// Gives the subscription, which is not divided, a timer, a held key and a request for each key, a request without one, and two

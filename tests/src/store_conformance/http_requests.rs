@@ -8,14 +8,14 @@ use wasmill::model::*;
 use wasmill::store::*;
 
 const SUBSCRIPTION: &str = "checkout";
-const ENDPOINT: &str = "payments";
+pub(super) const ENDPOINT: &str = "payments";
 const QUEUE: RequestQueue<'static> = RequestQueue { subscription: SUBSCRIPTION, endpoint: ENDPOINT };
 
 /// Far in the future, and still a number that a store can keep.
 const LATER: u64 = 4_000_000_000_000;
 
 /// Makes a request with this id and key. It asks for its answer.
-fn request(id: &str, key: Option<&str>) -> HttpRequest {
+pub(super) fn request(id: &str, key: Option<&str>) -> HttpRequest {
     HttpRequest {
         id: id.into(),
         endpoint: ENDPOINT.into(),

@@ -54,6 +54,19 @@ pub fn record(store: &dyn EventStore, stream: &StreamId, count: usize) -> Append
     append(store, command(stream, "recorded"), ExpectedVersion::Any, happened(count)).expect("an append succeeds")
 }
 
+/// A callback of this key, as a delivery of it asks for one.
+pub fn callback(key: &str, content: CallbackContent) -> Box<Callback> {
+    Box::new(Callback {
+        key: Some(key.into()),
+        correlation_id: "correlation".into(),
+        causation_id: "cause".into(),
+        hops: 0,
+        first_ms: 1,
+        headers: Vec::new(),
+        content,
+    })
+}
+
 /// Requests a step and waits for the answer.
 pub fn advance(store: &dyn EventStore, progress: Step) -> Result<Advanced, Error> {
     ask(|done| store.advance(progress, done)).answer()

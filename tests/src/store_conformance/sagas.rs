@@ -38,18 +38,6 @@ fn names(store: &dyn EventStore, key: &str) -> Vec<String> {
     events.iter().map(|event| event.name.to_string()).collect()
 }
 
-fn callback(key: &str, content: CallbackContent) -> Box<Callback> {
-    Box::new(Callback {
-        key: Some(key.into()),
-        correlation_id: "correlation".into(),
-        causation_id: "cause".into(),
-        hops: 0,
-        first_ms: 1,
-        headers: Vec::new(),
-        content,
-    })
-}
-
 fn timer(key: &str, name: &str) -> CallbackChange {
     let content = CallbackContent::Wake { name: name.into(), payload: Vec::new() };
     CallbackChange::Set { name: Some(saga_timer(key, name).into()), due: Due::At(1), callback: callback(key, content) }

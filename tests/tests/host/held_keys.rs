@@ -17,13 +17,13 @@ fn manifest(subscription: &str) -> String {
     )
 }
 
-fn count(host: &TestHost, id: &str, then: &str) {
+pub(super) fn count(host: &TestHost, id: &str, then: &str) {
     let answer = host.send("misbehaving", id, "Count", &json!({ "then": then }));
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 /// Returns which events of each aggregate the subscriber has noted, in the order of its commands.
-fn notes(host: &TestHost) -> BTreeMap<String, Vec<u64>> {
+pub(super) fn notes(host: &TestHost) -> BTreeMap<String, Vec<u64>> {
     let mut notes = BTreeMap::<String, Vec<u64>>::new();
     for event in host.events("misbehaving.Noted") {
         let id = event["aggregate_id"].as_str().expect("an id").trim_start_matches("notes-").to_owned();

@@ -1,6 +1,7 @@
 //! Subscriptions that are divided into segments: each key is handled in its order and once, however often the number of segments
 //! changes, and whatever waits moves with its key.
 
+use super::held_keys::{count, notes};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,21 +21,6 @@ fn manifest(plugin: &str, segments: u32) -> String {
          [subscriptions.{plugin}]\nattempts_max = {attempts_max}\nbackoff_ms = 1\nsegments = {segments}\n",
         built::plugin(plugin)
     )
-}
-
-fn count(host: &TestHost, id: &str, then: &str) {
-    let answer = host.send("misbehaving", id, "Count", &json!({ "then": then }));
-    assert_eq!(answer.status, 200, "{answer:?}");
-}
-
-/// Returns which events of each aggregate the subscriber has noted, in the order of its commands.
-fn notes(host: &TestHost) -> BTreeMap<String, Vec<u64>> {
-    let mut notes = BTreeMap::<String, Vec<u64>>::new();
-    for event in host.events("misbehaving.Noted") {
-        let id = event["aggregate_id"].as_str().expect("an id").trim_start_matches("notes-").to_owned();
-        notes.entry(id).or_default().push(event["payload"]["count"].as_u64().unwrap_or_else(|| panic!("{event}")));
-    }
-    notes
 }
 
 /// Returns the names of the segments that run, and the sum of their keys that wait.

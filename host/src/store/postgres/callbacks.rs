@@ -3,6 +3,7 @@
 //! cancels it. Nothing else of it changes than the time of a deferred one that waits behind a dead letter.
 
 use super::connection::{Connection, int, uint};
+use super::division::of_subscription;
 use super::hints::KnownCallback;
 use super::pending::CallbackRow;
 use super::writer::Writer;
@@ -84,11 +85,13 @@ pub(super) fn timers(connection: &Connection, wanted: TimerQuery<'_>) -> Result<
     const DOING: &str = "listing timers";
     let TimerQuery { subscription, limit } = wanted;
     // Outcomes have a `due_ms` of 0.
-    let sql = "SELECT count(*) FROM callbacks WHERE ($1::text IS NULL OR subscription = $1 OR subscription BETWEEN $1 || ':' AND $1 || ';') AND due_ms > 0 AND due_ms < $2";
+    let sql = concat!("SELECT count(*) FROM callbacks WHERE ", of_subscription!(), " AND due_ms > 0 AND due_ms < $2");
     let total = connection.first(DOING, sql, &[&subscription, &WAITS])?.map_or(0, |row| uint(&row, 0));
-    let sql = "SELECT number, timer, time_ms, body, key, subscription FROM callbacks
-               WHERE ($1::text IS NULL OR subscription = $1 OR subscription BETWEEN $1 || ':' AND $1 || ';') AND due_ms > 0 AND due_ms < $3
-               ORDER BY due_ms, number LIMIT $2";
+    let sql = concat!(
+        "SELECT number, timer, time_ms, body, key, subscription FROM callbacks WHERE ",
+        of_subscription!(),
+        " AND due_ms > 0 AND due_ms < $3 ORDER BY due_ms, number LIMIT $2"
+    );
     let rows = connection.query(DOING, sql, &[&subscription, &int(limit as u64), &WAITS])?;
     let (mut timers, mut bytes) = (Vec::new(), 0);
     for row in rows {

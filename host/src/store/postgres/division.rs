@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, int, text, uint};
 use super::outbox;
+use super::places::CHECKPOINTS;
 use super::writer::Writer;
 use crate::model::{Position, Segment, SubscriptionName};
 use crate::store::division::{MovedCallbacks, Redivision, subscription_of_key};
@@ -14,7 +15,13 @@ use tokio_postgres::Row;
 
 const DOING: &str = "dividing a subscription into segments";
 
-const CHECKPOINTS: &str = "SELECT subscription, position FROM checkpoints ORDER BY 1";
+/// The condition that a row is of the subscription `$1`, or of one of its segments. It holds for all rows if `$1` is NULL.
+macro_rules! of_subscription {
+    () => {
+        "($1::text IS NULL OR subscription = $1 OR subscription BETWEEN $1 || ':' AND $1 || ';')"
+    };
+}
+pub(super) use of_subscription;
 
 /// Returns the checkpoints of all subscriptions, by name.
 pub(super) fn checkpoints(connection: &Connection) -> Result<Vec<(String, Position)>, Error> {
@@ -40,7 +47,7 @@ impl Writer {
     pub(super) fn divide(&mut self, plugin: &str, segments: u32, start: Position) -> Result<(), Error> {
         // The progress of this transaction is still in memory.
         self.write_progress()?;
-        let checkpoints: Vec<_> = self.query(DOING, CHECKPOINTS, &[])?.iter().map(checkpoint).collect();
+        let checkpoints = self.checkpoints()?;
         let facts = self.query(DOING, "SELECT name, value FROM facts WHERE starts_with(name, 'subscription/')", &[])?;
         let facts = facts.iter().map(|row| Ok((row.get(0), text(row, 1)?)));
         let facts: HashMap<String, String> = facts.collect::<Result<_, Error>>()?;
@@ -50,7 +57,7 @@ impl Writer {
             refuse_beyond(&format!("the start of subscription {plugin}"), division.begin.0, self.newest().0)?;
         }
         self.refuse_other_divisions(plugin)?;
-        let (mut callbacks, mut requests) = (MovedCallbacks::none(), Vec::new());
+        let (mut callbacks, mut requests) = (MovedCallbacks::default(), Vec::new());
         let mut keys = MovedKeys::default();
         for old in &division.old {
             let commands = outbox::pending_commands(self.connected()?, old)?.len();
@@ -135,7 +142,10 @@ impl Writer {
     /// Returns the name under which the consumer of a dead letter takes something of a key now.
     pub(super) fn asker(&mut self, consumer: &str, key: Option<&[u8]>) -> Result<Arc<str>, Error> {
         self.write_progress()?;
-        let checkpoints: Vec<_> = self.query(DOING, CHECKPOINTS, &[])?.iter().map(checkpoint).collect();
-        Ok(subscription_of_key(consumer, key, &checkpoints))
+        Ok(subscription_of_key(consumer, key, &self.checkpoints()?))
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<(String, Position)>, Error> {
+        Ok(self.query("reading the checkpoints", CHECKPOINTS, &[])?.iter().map(checkpoint).collect())
     }
 }

@@ -5,6 +5,7 @@
 
 use super::callbacks::Time;
 use super::connection::{Connection, int, optional_text, uint};
+use super::division::of_subscription;
 use super::pending::RequestRow;
 use super::writer::Writer;
 use crate::model::{HttpAnswer, HttpRequest, KeptRequest};
@@ -82,10 +83,13 @@ pub(super) fn list(
     RequestQuery { subscription, after, limit }: RequestQuery<'_>,
 ) -> Result<(Vec<ListedRequest>, u64), Error> {
     const DOING: &str = "listing HTTP requests";
-    let sql = "SELECT count(*) FROM http_requests WHERE ($1::text IS NULL OR subscription = $1 OR subscription BETWEEN $1 || ':' AND $1 || ';')";
+    let sql = concat!("SELECT count(*) FROM http_requests WHERE ", of_subscription!());
     let total = connection.first(DOING, sql, &[&subscription])?.map_or(0, |row| uint(&row, 0));
-    let sql = "SELECT number, subscription, attempts, interrupted, body, due_ms, begun_ms, error FROM http_requests
-               WHERE ($1::text IS NULL OR subscription = $1 OR subscription BETWEEN $1 || ':' AND $1 || ';') AND number > $2 ORDER BY number LIMIT $3";
+    let sql = concat!(
+        "SELECT number, subscription, attempts, interrupted, body, due_ms, begun_ms, error FROM http_requests WHERE ",
+        of_subscription!(),
+        " AND number > $2 ORDER BY number LIMIT $3"
+    );
     let rows = connection.query(DOING, sql, &[&subscription, &int(after), &int(limit as u64)])?;
     let (mut listed, mut bytes) = (Vec::new(), 0);
     for row in rows {

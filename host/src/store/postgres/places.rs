@@ -8,7 +8,7 @@ use crate::store::{Error, Part, PartKind, Place, encoding};
 use std::sync::Arc;
 use tokio_postgres::Row;
 
-const CHECKPOINTS: &str = "SELECT subscription, position FROM checkpoints ORDER BY 1";
+pub(super) const CHECKPOINTS: &str = "SELECT subscription, position FROM checkpoints ORDER BY 1";
 const LEDGERS: &str = "SELECT name, next FROM ledgers ORDER BY 1";
 const SINKS: &str = "SELECT name, position FROM sinks ORDER BY 1";
 const STEPS: &str = "SELECT queue, first, last FROM outbox WHERE kind = 'commands'";
@@ -168,7 +168,7 @@ impl Writer {
     }
 
     /// Forgets what is known under the names of parts.
-    pub(super) fn forget_names(&mut self) {
+    fn forget_names(&mut self) {
         self.hints.forget_progress();
         self.hints.end_transaction();
         self.rows.clear();

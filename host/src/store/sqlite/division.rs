@@ -49,7 +49,7 @@ impl Writer {
         if division.old.is_empty() {
             refuse_beyond(&format!("the start of subscription {plugin}"), division.begin.0, self.next_position - 1)?;
         }
-        let (mut callbacks, mut requests, mut keys) = (MovedCallbacks::none(), Vec::new(), Vec::new());
+        let (mut callbacks, mut requests, mut keys) = (MovedCallbacks::default(), Vec::new(), Vec::new());
         for old in &division.old {
             let commands = pending_commands(connection, old)?.len();
             if commands > 0 {

@@ -3,8 +3,8 @@
 use super::outbox::{self, Queue};
 use super::parts::{self, COLUMNS, Column, Progresses, is_of};
 use super::writer::Writer;
-use super::{Error, callbacks, failed, http_requests, rows, schema};
-use crate::model::{Command, DeadLetterContent, LedgerName, SubscriptionName};
+use super::{Error, callbacks, division, failed, http_requests, rows, schema};
+use crate::model::{Command, DeadLetterContent, LedgerName, Position, SubscriptionName};
 use crate::store::{Part, PartKind, Place};
 use rusqlite::{Connection, params};
 use std::path::Path;
@@ -26,7 +26,7 @@ pub fn fact(path: &Path, name: &str) -> Result<Option<String>, Error> {
 /// Returns the places that a connection sees, by kind and name.
 pub(super) fn of(connection: &Connection) -> Result<Vec<Place>, Error> {
     Ok(parts::places(Progresses {
-        checkpoints: list(connection, "SELECT subscription, position FROM checkpoints ORDER BY 1")?,
+        checkpoints: division::checkpoints(connection)?.into_iter().map(|(name, Position(at))| (name, at)).collect(),
         ledgers: list(connection, "SELECT name, next FROM ledgers ORDER BY 1")?,
         sinks: list(connection, "SELECT name, position FROM sinks ORDER BY 1")?,
         steps: steps(connection)?,
